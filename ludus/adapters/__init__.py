@@ -1,0 +1,1 @@
+"""Small trainable parts on frozen weights: surgery, LoRA, and files that PEFT reads."""

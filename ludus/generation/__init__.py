@@ -1,0 +1,1 @@
+"""From a model to text: the KV cache, sampling, and the batched engine."""

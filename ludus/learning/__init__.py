@@ -1,0 +1,1 @@
+"""The one loop, the objectives it minimises, the hooks it calls and the checkpoints it leaves."""

@@ -1,0 +1,1 @@
+"""Generate and score to make batches: episodes, verifiable rewards, advantages."""

@@ -1,0 +1,1 @@
+"""Between text and token ids: tokenizers, their training and comparison, and the one chat template."""
