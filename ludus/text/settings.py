@@ -1,0 +1,24 @@
+"""What a recipe may say about the tokenizer. Free of heavy imports, so that help and configuration stay quick."""
+
+from typing import Literal
+
+from ludus.base.config import Field, Settings
+
+
+class TokenizerSettings(Settings):
+    """Which vocabulary to train, or which existing one to use instead."""
+
+    kind: Literal["bpe", "character"] = Field(
+        "bpe", description="byte-level BPE, or one token for each character of the training text"
+    )
+    vocabulary: int = Field(
+        4096,
+        ge=262,
+        le=1_000_000,
+        description="size of a bpe vocabulary, special and byte tokens included; kind=character counts its own",
+        json_schema_extra={"unit": "tokens"},
+    )
+    path: str | None = Field(None, description="an existing tokenizer.json, or a folder with one, instead of training")
+    compare: list[str] = Field(
+        [], description="other vocabularies to compare with: tokenizer.json files, or GPT-2's rank file (*.tiktoken)"
+    )

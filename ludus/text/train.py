@@ -1,0 +1,73 @@
+"""Training a vocabulary: byte-level BPE, or one token for each character.
+
+The same texts give the same tokenizer, byte for byte. Using an existing vocabulary instead lives here too, so that a
+recipe has one call to make.
+"""
+
+from collections.abc import Iterable
+
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as HuggingFace
+
+from ludus.base.errors import DataError
+from ludus.text.alphabet import raw_byte
+from ludus.text.settings import TokenizerSettings
+from ludus.text.template import SPECIALS
+from ludus.text.tokenizer import Tokenizer
+
+# A word with the space before it; one digit at a time, so that arithmetic sees its place values; punctuation with its
+# line ends; line ends with the blanks before them; other blanks, leaving the last one to the word that follows.
+SPLIT = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+\n*|\s*\n+|\s+(?!\S)|\s+"
+
+
+def prepare(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
+    """Return the tokenizer the settings ask for: the existing one at `path`, else one trained on the texts."""
+    return Tokenizer.load(settings.path) if settings.path else train(texts, settings)
+
+
+def train(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
+    """Train a tokenizer; raises `DataError` when the texts cannot fill the vocabulary asked for."""
+    if settings.kind == "character":
+        return _train_characters(texts)
+    return _train_bpe(texts, settings.vocabulary)
+
+
+def _train_bpe(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    rust = HuggingFace(models.BPE())
+    rust.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    rust.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,  # a merge seen once would memorise one place of the text
+        special_tokens=list(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rust.train_from_iterator(texts, trainer)
+    supported = rust.get_vocab_size()
+    if supported < vocabulary:
+        raise DataError(
+            f"the text supports a vocabulary of {supported} tokens, {vocabulary} were asked for; "
+            f"set tokenizer.vocabulary={supported} or less, or give more text"
+        )
+    return Tokenizer(rust.to_str(pretty=True), name=f"bpe-{vocabulary}")
+
+
+def _train_characters(texts: Iterable[str]) -> Tokenizer:
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(text)
+    if not characters:
+        raise DataError("there is no text to take characters from; give the corpus some text")
+    tokens = [*SPECIALS, *map(raw_byte, range(256)), *sorted(characters)]
+    rust = HuggingFace(
+        models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[], byte_fallback=True)
+    )
+    rust.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])  # type: ignore[assignment]
+    rust.add_special_tokens(list(SPECIALS))
+    return Tokenizer(rust.to_str(pretty=True), name=f"characters-{len(tokens)}")
