@@ -131,7 +131,7 @@ def disk_full_message(target: Path, needed_bytes: int | None = None) -> str:
 def folder_in_progress(target: Path | str) -> Iterator[Path]:
     """Yield a hidden folder to fill; on success give it checksums and rename it to `target`, replacing what was there.
 
-    On any exception the hidden folder is removed and `target` is untouched; the disk's refusals are DiskFull or RunError.
+    On any exception the hidden folder is removed and `target` is untouched; a refusing disk is DiskFull or RunError.
     """
     target = Path(target)
     with writing(target):
@@ -214,12 +214,15 @@ def _claim(target: Path, *, folder: bool) -> tuple[Path, int]:
 
 def _seal(folder: Path) -> None:
     sums = {}
-    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / CHECKSUMS)
-    for file in files:
+    (folder / CHECKSUMS).unlink(missing_ok=True)  # the folder may have been filled from a finished one
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         with file.open("rb") as stream:
             sums[file.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
             os.fsync(stream.fileno())
-    atomic_write(folder / CHECKSUMS, _checksums_text(sums))
+    with (folder / CHECKSUMS).open("w", encoding="utf-8") as stream:
+        stream.write(_checksums_text(sums))
+        stream.flush()
+        os.fsync(stream.fileno())
     for inner in [*(path for path in folder.rglob("*") if path.is_dir()), folder]:
         _sync_folder(inner)
 

@@ -1,0 +1,167 @@
+"""Save and load the state of a run: nested values and tensors, never pickle.
+
+A checkpoint is a folder `step-00000042` with `tensors.safetensors`, `state.json` and the checksums of both. It appears
+whole by one rename, and older ones go only after that, so a kill or a full disk never costs the newest one.
+What belongs into the state is the loop's business; here a state is any nested dict of plain values and tensors.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ludus.base.errors import CheckpointError, DiskFull
+from ludus.base.files import (
+    disk_full_message,
+    folder_in_progress,
+    free_bytes,
+    read_json,
+    remove_folder,
+    sweep,
+    verify_folder,
+)
+
+FORMAT = 1
+HEADROOM = 1.2  # a disk this close to full would fail at the next log line
+TENSOR, TUPLE = "$tensor", "$tuple"
+STEP_FOLDER = re.compile(r"step-(\d{8,})")
+
+
+def save(folder: Path | str, step: int, state: Mapping[str, Any], *, keep: int = 2) -> Path:
+    """Save `state` as `folder/step-…` and return its path; on return it survives a kill and a power cut.
+
+    Then drop all but the newest `keep`, and those of a later step: they belong to a future this run has gone back on.
+    Raise DiskFull, with everything older untouched, when there is no room; TypeError for a value no state can hold.
+    """
+    if keep < 1:
+        raise ValueError(f"keep is {keep}; at least one checkpoint must stay")
+    folder, packer = Path(folder), _Packer()
+    values = json.dumps({"format": FORMAT, "step": step, "state": packer.pack(state, "")})
+    target = folder / f"step-{step:08d}"
+    size = len(values) + sum(tensor.nbytes for tensor in packer.tensors.values())
+    sweep(folder)  # the dead's half-written ones may be the room that is missing
+    if free_bytes(folder) < HEADROOM * size:
+        raise DiskFull(disk_full_message(target, needed_bytes=int(HEADROOM * size)))
+    with folder_in_progress(target) as temp:
+        _write_tensors(packer.tensors, temp / "tensors.safetensors")
+        (temp / "state.json").write_text(values, "utf-8")
+    _prune(folder, step, keep)
+    return target
+
+
+def latest(folder: Path | str) -> Path | None:
+    """Return the checkpoint of the highest step in `folder`, or None; what is unfinished does not count."""
+    return max(_checkpoints(Path(folder)), default=(0, None))[1]
+
+
+def load(path: Path | str) -> tuple[int, dict[str, Any]]:
+    """Return the step and the state of one checkpoint, on the CPU, equal to what was saved in value, type and dtype.
+
+    Raise CheckpointError when it is missing, damaged (any flipped bit) or of another format.
+    """
+    path = Path(path)
+    try:
+        verify_folder(path)
+        saved = read_json(path / "state.json", CheckpointError)
+        if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+            raise CheckpointError(f"{path} is not a checkpoint this version of ludus can read (format {FORMAT})")
+        tensors = load_file(path / "tensors.safetensors")
+        return saved["step"], _unpack(saved["state"], tensors)
+    except CheckpointError as problem:
+        raise CheckpointError(f"{problem}; {_way_on(path)}") from None
+    except (KeyError, SafetensorError, FileNotFoundError) as problem:
+        raise CheckpointError(f"{path} does not hold what its state.json says: {problem}; {_way_on(path)}") from None
+
+
+class _Packer:
+    """Turns a state into JSON values, and puts its tensors aside under the path where they were found."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._names: dict[tuple, str] = {}  # tied tensors are saved once
+        self._storages: set[int] = set()
+
+    def pack(self, value: Any, path: str) -> Any:
+        if isinstance(value, torch.Tensor):
+            return {TENSOR: self._put(value.detach(), path)}
+        if isinstance(value, Mapping):
+            return {self._key(key, path): self.pack(inner, f"{path}/{key}") for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self.pack(inner, f"{path}/{index}") for index, inner in enumerate(value)]
+        if isinstance(value, tuple):
+            return {TUPLE: self.pack(list(value), path)}
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise TypeError(f"state{path} is of type {type(value).__name__}; a state holds tensors, numbers, text and None")
+
+    def _key(self, key: Any, path: str) -> str:
+        if not isinstance(key, str) or key in (TENSOR, TUPLE):
+            raise TypeError(f"state{path} has the key {key!r}; keys are text other than {TENSOR} and {TUPLE}")
+        return key
+
+    def _put(self, tensor: torch.Tensor, path: str) -> str:
+        storage = tensor.untyped_storage().data_ptr()
+        same = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and same in self._names:
+            return self._names[same]
+        name = self._names[same] = self._unused(path.removeprefix("/"))
+        # safetensors refuses tensors that share memory, so a second view of a storage is copied
+        copy = tensor.clone() if storage in self._storages else tensor
+        self._storages.add(storage)
+        self.tensors[name] = copy.cpu().contiguous()
+        return name
+
+    def _unused(self, name: str) -> str:
+        while name in self.tensors or name == "__metadata__":  # safetensors keeps that name to itself
+            name += "'"
+        return name
+
+
+def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(inner, tensors) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if TENSOR in value:
+        return tensors[value[TENSOR]]
+    if TUPLE in value:
+        return tuple(_unpack(value[TUPLE], tensors))
+    return {key: _unpack(inner, tensors) for key, inner in value.items()}
+
+
+def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as problem:  # it reports the disk's refusals as text
+        code = re.search(r"os error (\d+)", str(problem))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+
+
+def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        name = STEP_FOLDER.fullmatch(path.name)
+        if name and path.is_dir():
+            yield int(name[1]), path
+
+
+def _prune(folder: Path, step: int, keep: int) -> None:
+    found = sorted(_checkpoints(folder), reverse=True)
+    past = [path for at, path in found if at <= step]
+    for path in [*(path for at, path in found if at > step), *past[keep:]]:
+        remove_folder(path)
+
+
+def _way_on(path: Path) -> str:
+    """Say how to go on without the checkpoint at `path`."""
+    others = [other for _, other in sorted(_checkpoints(path.parent)) if other != path]
+    if not others:
+        return "no other checkpoint is beside it: start the stage again"
+    return f"delete {path.name} to go on from {others[-1].name}"
