@@ -1,1 +1,1 @@
-"""From sources to clean documents on disk: reading, cleaning, deduplication, splitting, and exercises with checkable answers."""
+"""From sources to clean documents on disk: reading, cleaning, deduplication, splitting; and checkable exercises."""

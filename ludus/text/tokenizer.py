@@ -59,7 +59,7 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a folder with `tokenizer.json` (and its configuration and template, if there), or such a file alone."""
-        path = Path(path)
+        path = Path(path).expanduser()
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
             definition = file.read_text(encoding="utf-8")

@@ -42,7 +42,7 @@ def conversations(draw: st.DrawFn) -> list[dict[str, str]]:
 
 
 @pytest.mark.law
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(messages=conversations())
 def test_a_served_prompt_begins_the_training_rendering_token_for_token(tokenizer: Tokenizer, messages):
     full = render(tokenizer, messages)
@@ -54,7 +54,7 @@ def test_a_served_prompt_begins_the_training_rendering_token_for_token(tokenizer
 
 
 @pytest.mark.law
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(messages=conversations())
 def test_the_loss_covers_exactly_the_answers_and_their_stop_tokens(tokenizer: Tokenizer, messages):
     rendered = render(tokenizer, messages)
@@ -65,7 +65,7 @@ def test_the_loss_covers_exactly_the_answers_and_their_stop_tokens(tokenizer: To
 
 
 @pytest.mark.law
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(messages=conversations())
 def test_only_the_template_places_special_tokens(tokenizer: Tokenizer, messages):
     tokens = render(tokenizer, messages).tokens

@@ -32,7 +32,7 @@ anything = st.one_of(
 
 
 @pytest.mark.law
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(data=anything)
 def test_decoding_gives_back_every_byte(tokenizer: Tokenizer, data: bytes):
     ids = tokenizer.encode(data)
@@ -41,7 +41,7 @@ def test_decoding_gives_back_every_byte(tokenizer: Tokenizer, data: bytes):
 
 
 @pytest.mark.law
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(texts=st.lists(st.one_of(st.text(max_size=40), st.sampled_from(SPOKEN)), max_size=6))
 def test_a_batch_encodes_as_its_texts_do_alone_and_decodes_to_them(tokenizer: Tokenizer, texts: list[str]):
     rows = tokenizer.encode_batch(texts)
