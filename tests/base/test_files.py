@@ -243,8 +243,8 @@ def test_a_removed_folder_is_never_seen_in_part(tmp_path, monkeypatch):
     assert listing(tmp_path) == []
 
 
-def replace_for_ever(target: Path) -> None:
-    for count in range(10**9):
+def replace_again_and_again(target: Path) -> None:
+    for count in range(2000):
         with files.folder_in_progress(target) as temp:
             fill(temp, first=str(count), second=str(count))
 
@@ -258,14 +258,17 @@ def test_a_killed_writer_never_leaves_a_torn_folder(tmp_path):
         child = os.fork()
         if child == 0:
             try:
-                replace_for_ever(target)
+                replace_again_and_again(target)
             finally:
                 os._exit(1)
-        before = (target / "first").read_text()
-        while (target / "first").read_text() == before:  # progress, so that the kill hits a busy writer
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.01))
-        os.kill(child, signal.SIGKILL)
+        try:
+            before = (target / "first").read_text()
+            while (target / "first").read_text() == before:  # progress, so that the kill hits a busy writer
+                assert os.waitpid(child, os.WNOHANG) == (0, 0)
+                time.sleep(0.001)
+            time.sleep(chance.uniform(0, 0.01))
+        finally:
+            os.kill(child, signal.SIGKILL)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
         files.verify_folder(target)
         assert (target / "first").read_text() == (target / "second").read_text()

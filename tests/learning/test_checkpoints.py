@@ -205,15 +205,15 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
             load(tmp_path / "model")
 
 
-def save_for_ever(folder: Path, acknowledge: int) -> None:
+def save_again_and_again(folder: Path, acknowledge: int) -> None:
     start = 0 if (path := latest(folder)) is None else whole_step(path)
-    for step in range(start + 1, 10**9):
+    for step in range(start + 1, start + 2000):
         save(folder, step, small_state(step, size=5_000))
         os.write(acknowledge, step.to_bytes(8, "big"))
 
 
 @pytest.mark.law
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the children only save
 def test_no_kill_makes_the_newest_unloadable_or_loses_an_acknowledged_save(tmp_path):
     chance, last, caught_in_the_act = random.Random(0), 0, 0
     for _ in range(64):
@@ -221,20 +221,21 @@ def test_no_kill_makes_the_newest_unloadable_or_loses_an_acknowledged_save(tmp_p
         child = os.fork()
         if child == 0:
             try:
-                save_for_ever(tmp_path, acknowledge)
+                save_again_and_again(tmp_path, acknowledge)
             finally:
                 os._exit(1)
         os.close(acknowledge)
-        acknowledged = int.from_bytes(os.read(reading, 8), "big")  # progress: this child has saved
-        assert acknowledged == last + 1
+        acknowledged = int.from_bytes(os.read(reading, 8), "big")  # progress: this child has saved, or died
         time.sleep(chance.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
+        assert acknowledged == last + 1
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
         while said := os.read(reading, 8):
             acknowledged = int.from_bytes(said, "big")
         os.close(reading)
         caught_in_the_act += any(path.name.startswith(".") for path in tmp_path.iterdir())
-        last = whole_step(latest(tmp_path))
+        last = max(whole_step(path) for path in tmp_path.glob("step-*"))  # the older ones are whole too
+        assert latest(tmp_path) == tmp_path / f"step-{last:08d}"
         assert last - acknowledged in (0, 1)  # one may be done and not yet acknowledged
     assert caught_in_the_act >= 16
     save(tmp_path, last + 1, small_state(last + 1))
@@ -297,6 +298,14 @@ def test_a_disk_known_to_be_too_full_is_refused(tiny_disk):
         save(tiny_disk, 2, small_state(2, size=340_000), keep=1)
     assert [path.name for path in tiny_disk.iterdir()] == ["step-00000001"]
     assert whole_step(latest(tiny_disk)) == 1
+
+
+def test_what_a_killed_save_left_does_not_take_the_room_of_the_next(tiny_disk):
+    leftover = tiny_disk / ".step-00000001.0a1b2c3d.partial"
+    leftover.mkdir()
+    (leftover / "tensors.safetensors").write_bytes(bytes(1_500_000))
+    save(tiny_disk, 2, small_state(2, size=300_000))
+    assert [path.name for path in tiny_disk.iterdir()] == ["step-00000002"]
 
 
 def test_a_disk_that_fills_up_keeps_the_old_checkpoint(tiny_disk, monkeypatch):
