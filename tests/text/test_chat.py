@@ -127,16 +127,16 @@ def test_a_template_that_would_train_something_else_than_it_serves_is_refused(te
 
 def test_a_foreign_template_tokenises_its_words_alike_in_training_and_serving():
     template = (
-        "{% for m in messages %}[{{ m.role }}]\n{{ '(thought)\n' if m.role == 'assistant' }}"
-        "{{ m.content }}{{ eos_token }}\n"
-        "{% endfor %}{% if add_generation_prompt %}[assistant]\n{% endif %}"
+        "{% for m in messages %}[{{ m.role }}] {{ 'What' if m.role == 'assistant' }}{{ m.content }}{{ eos_token }}\n"
+        "{% endfor %}{% if add_generation_prompt %}[assistant] Wh{% endif %}"
     )
     tokenizer = made("bpe", template)
+    assert len(tokenizer.encode(" What")) < len(tokenizer.encode(" Wh") + tokenizer.encode("at"))
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     prompt = render(tokenizer, messages[:1], generation_prompt=True).tokens
     full = render(tokenizer, messages)
     assert full.tokens[: len(prompt)] == prompt
-    assert tokenizer.decode(full.tokens) == "[user]\na\n[assistant]\n(thought)\nb\n"
+    assert tokenizer.decode(full.tokens) == "[user] a\n[assistant] Whatb\n"
 
 
 def test_ten_thousand_short_conversations_are_quick(tokenizer: Tokenizer):
