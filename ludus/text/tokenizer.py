@@ -168,16 +168,15 @@ def _without_specials(content: dict[str, Any]) -> tokenizers.Tokenizer:
 
 
 def _configuration(folder: Path) -> dict[str, str]:
-    """Read special tokens and the template as far as the folder names them."""
-    found: dict[str, str] = {}
-    file = folder / "tokenizer_config.json"
+    """Read a folder's template and the special tokens it goes with; without a template ours is used, and its tokens."""
+    file, jinja = folder / "tokenizer_config.json", folder / "chat_template.jinja"
     content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    template = jinja.read_text(encoding="utf-8") if jinja.exists() else content.get("chat_template")
+    if not isinstance(template, str):
+        return {}
+    found = {"template": template}
     for ours, theirs in (("bos", "bos_token"), ("pad", "pad_token"), ("end", "eos_token")):
         token = content.get(theirs)
         if token:
             found[ours] = token["content"] if isinstance(token, dict) else token
-    jinja = folder / "chat_template.jinja"
-    template = jinja.read_text(encoding="utf-8") if jinja.exists() else content.get("chat_template")
-    if isinstance(template, str):
-        found["template"] = template
     return found

@@ -112,11 +112,24 @@ def test_a_foreign_vocabulary_gets_the_special_tokens_it_lacks(tokenizer: Tokeni
     (tmp_path / "tokenizer.json").write_text(json.dumps(foreign(tokenizer)), encoding="utf-8")
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "<|endoftext|>"}}', encoding="utf-8")
     loaded = Tokenizer.load(tmp_path)
-    assert loaded.end == tokenizer.vocabulary_size - 6
+    theirs = tokenizer.vocabulary_size - 6
+    assert loaded.special_ids["<|endoftext|>"] == theirs
+    assert loaded.end == loaded.special_ids["<|end|>"] > theirs  # the stop token of our template
     assert loaded.vocabulary_size == tokenizer.vocabulary_size + 1
     text = "a text<|endoftext|> of more than two tokens"
     assert loaded.decode(loaded.encode(text)) == text
-    assert loaded.end not in loaded.encode(text)
+    assert theirs not in loaded.encode(text)
+
+
+def test_a_foreign_template_brings_its_own_special_tokens(tokenizer: Tokenizer, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(foreign(tokenizer)), encoding="utf-8")
+    template = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+    configuration = {"eos_token": {"content": "<|endoftext|>"}, "chat_template": template}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(configuration), encoding="utf-8")
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.end == tokenizer.vocabulary_size - 6
+    assert loaded.template == template
+    assert set(loaded.special_ids) == {"<|endoftext|>", "<|bos|>", "<|pad|>"}
 
 
 def test_special_tokens_never_take_the_ids_of_others(tokenizer: Tokenizer, tmp_path):
