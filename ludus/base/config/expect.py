@@ -56,7 +56,8 @@ def choices(values: Any) -> str:
 def range_words(metadata: list[Any]) -> str:
     """Return ` from 1 to 64`, ` above 0`, or nothing."""
     bounds: dict[str, Any] = {}
-    for item in metadata:
+    flat = [part for whole in metadata for part in (whole.metadata if isinstance(whole, FieldInfo) else [whole])]
+    for item in flat:
         for name in ("ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern"):
             value = getattr(item, name, None)
             if value is not None:

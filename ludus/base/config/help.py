@@ -14,7 +14,8 @@ from pydantic_core import PydanticUndefined
 from ludus.base.config.expect import expectation_of
 from ludus.base.config.fill import fill_with_reasons
 from ludus.base.config.merge import Merge
-from ludus.base.config.places import TAG, Choice, Place, field_place, sections_below
+from ludus.base.config.places import TAG, Choice, Mapping, Place, field_place, sections_below
+from ludus.base.config.places import Sequence as Collection
 from ludus.base.config.problems import shown, written
 from ludus.base.config.settings import Settings
 from ludus.base.config.tree import Node, along
@@ -30,7 +31,7 @@ def describe(schema: type[Settings], sections: Sequence[str] | None = None) -> s
     """Return the help for some sections of a schema, or for all of them."""
     names = [name for name in schema.model_fields if sections is None or name in sections]
     facts = _Facts(schema)
-    flat = [name for name in names if not sections_below(field_place(schema.model_fields[name]))]
+    flat = [name for name in names if not opens(schema.model_fields[name])]
     blocks = ["\n".join(entry(schema.model_fields[name], name, facts, {}) for name in flat)] if flat else []
     for name in names:
         if name not in flat:
@@ -51,6 +52,8 @@ class _Facts:
         if key not in self.known:
             self.known[key] = self.run(kinds)
         value, reasons = self.known[key]
+        if "*" in path:
+            return "", "; derived or left out"
         if path not in reasons:
             return ("", "; derived") if value is None else ("null", "; may be left out")
         for part in path.split("."):
@@ -72,10 +75,12 @@ class _Facts:
 def section_blocks(field: FieldInfo, path: str, facts: _Facts, kinds: dict[str, str]) -> Iterator[str]:
     """Yield one block for a section, or for each kind of it, then those of the sections below."""
     place = field_place(field)
+    if isinstance(place, Collection | Mapping):
+        place, path = place.item if isinstance(place, Collection) else place.value, f"{path}.*"
     for kind, model in sections_below(place):
         chosen = kinds | ({path: kind} if kind else {})
         title = f"{path}  ({TAG}={kind})" if kind else path
-        fields = {name: item for name, item in model.model_fields.items() if not sections_below(field_place(item))}
+        fields = {name: item for name, item in model.model_fields.items() if not opens(item)}
         first = [tag_entry(field, place, path)] if kind and name_of_first(place) == kind else []
         docs = [doc_of(model) or field.description or ""] if not first else [field.description or "", doc_of(model)]
         heading = "\n".join([title, *(line for doc in docs for line in prose(doc, 2))])
@@ -85,6 +90,14 @@ def section_blocks(field: FieldInfo, path: str, facts: _Facts, kinds: dict[str, 
         for name, item in model.model_fields.items():
             if name not in fields:
                 yield from section_blocks(item, f"{path}.{name}", facts, chosen)
+
+
+def opens(field: FieldInfo) -> bool:
+    """Tell whether a field holds sections, itself or as items."""
+    place = field_place(field)
+    if isinstance(place, Collection | Mapping):
+        place = place.item if isinstance(place, Collection) else place.value
+    return bool(sections_below(place))
 
 
 def name_of_first(place: Place) -> str | None:

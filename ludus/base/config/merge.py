@@ -108,7 +108,8 @@ class Merge:
         if not isinstance(above.value, dict):
             return Node(typed(place.annotation, above), above.origin)
         merged = dict(below.value) if above.partial and isinstance(below.value, dict) else {}
-        for key, node in above.value.items():
+        given = above.value if not isinstance(place.value, Leaf) else dict(joined(above))
+        for key, node in given.items():
             merged[key] = self._place(place.value, merged.get(key) or fresh(place.value), node, (*path, key))
         return Node(merged, above.origin)
 
@@ -134,14 +135,14 @@ class Merge:
             if owners:
                 self.strangers.append((path, node.origin, choice, str(below.value[TAG].value)))
                 return
+        section, origin = path[:-1], node.origin
         while isinstance(node.value, dict) and len(node.value) == 1:
             key, node = next(iter(node.value.items()))
             path = (*path, key)
         wrong = ".".join(path)
-        sibling = suggest_word(path[-1], model.model_fields) if choice else None
-        inside = ".".join((*path[:-1], sibling)) if sibling else None
-        meant = inside or suggest_path(wrong, list(paths(self.schema)))
-        self.problems.append(Problem(path, "unknown key", node.origin, did_you_mean(meant)))
+        here = [".".join((*section, name)) for name in model.model_fields]
+        meant = suggest_path(wrong, list(dict.fromkeys([*here, *paths(self.schema)])))
+        self.problems.append(Problem(path, "unknown key", origin, did_you_mean(meant)))
 
     def _stranger(self, path: Key, origin: str, choice: Choice, tag: str) -> Problem:
         owners = [owner for owner, member in choice.members.items() if path[-1] in member.model_fields]
@@ -173,10 +174,21 @@ def entries(model: type[Settings], above: Node) -> Iterator[tuple[str, Node]]:
     """Yield the keys of a section; a dotted key (`model.depth: 6`) is read as a path, and later ones win."""
     found: dict[str, Node] = {}
     for key, node in above.value.items():
-        first, *rest = str(key).split(".") if key not in model.model_fields else [str(key)]
+        if above.partial and key not in model.model_fields:
+            key = key.replace("-", "_")
+        first, *rest = key.split(".")
         step = along(tuple(rest), node)
         found[first] = overlay(found[first], step) if first in found else step
     yield from found.items()
+
+
+def joined(above: Node) -> Iterator[tuple[str, Node]]:
+    """Yield the entries of a mapping of values; the dots of a typed name (`weights.web.txt=2`) belong to the name."""
+    for key, node in above.value.items():
+        while node.partial:
+            (part, node), *_ = node.value.items()
+            key = f"{key}.{part}"
+        yield key, node
 
 
 def typed(annotation: Any, node: Node) -> Any:

@@ -32,8 +32,9 @@ def command_line_layer(schema: type[Settings], overrides: Sequence[str], section
     tree = Node({}, COMMAND_LINE, partial=True)
     inside = section_keys(schema, section) if section else set()
     for key, text in pairs(overrides):
-        path = tuple(part.replace("-", "_") for part in key.split("."))
-        if section and path[0] in inside and path[0] not in schema.model_fields:
+        path = tuple(key.split("."))
+        first = path[0].replace("-", "_")
+        if section and first in inside and first not in schema.model_fields:
             path = (section, *path)
         tree = overlay(tree, along(path, value_node(text, COMMAND_LINE)))
     return tree

@@ -3,7 +3,6 @@
 A line says the key, what is wrong, where it was said and what was probably meant.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -31,7 +30,9 @@ class Problem:
         """Return the one line the user reads."""
         key = ".".join(str(part) for part in self.path)
         place = "" if self.origin == DEFAULT else f" (from {self.origin})".replace("(from derived", "(derived")
-        return f"{key}: {self.reason}{place}".removeprefix(": ") + (f"; {self.hint}" if self.hint else "")
+        return f"{key}: {' '.join(self.reason.split())}{place}".removeprefix(": ") + (
+            f"; {self.hint}" if self.hint else ""
+        )
 
 
 def raise_problems(problems: Iterable[Problem]) -> None:
@@ -49,17 +50,14 @@ def did_you_mean(word: str | None) -> str:
 def shown(value: Any) -> str:
     """Return a value as it looks in a message, cut short when long."""
     text = f"'{value}'" if isinstance(value, str) else written(value)
-    return " ".join(text.split()) if len(text) <= LONGEST_VALUE else " ".join(text[: LONGEST_VALUE - 1].split()) + "…"
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
 
 
 def written(value: Any) -> str:
     """Return a plain value as YAML 1.2 on one line."""
     if isinstance(value, str):
-        return (
-            value
-            if PLAIN_TEXT.fullmatch(value) and value.lower() not in NOT_TEXT
-            else json.dumps(value, ensure_ascii=False)
-        )
+        return value if PLAIN_TEXT.fullmatch(value) and value.lower() not in NOT_TEXT else quoted(value)
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
     if isinstance(value, dict):
@@ -69,3 +67,9 @@ def written(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
+
+
+def quoted(text: str) -> str:
+    """Return text in double quotes, with every character that cannot be printed escaped."""
+    letters = [c if c.isprintable() else f"\\U{ord(c):08x}" for c in text.replace("\\", r"\\").replace('"', r"\"")]
+    return f'"{"".join(letters)}"'

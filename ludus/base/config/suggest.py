@@ -9,6 +9,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 MOVED = 1.5  # a right name in the wrong section is a larger slip than one wrong letter, a smaller one than two
+SHORTENED = 2.25
+FAR = float("inf")
 
 
 def edits(left: str, right: str) -> int:
@@ -42,33 +44,45 @@ def suggest_word(word: str, known: Iterable[str]) -> str | None:
 
 def suggest_path(wrong: str, known: Sequence[str]) -> str | None:
     """Return the dotted path the user most likely meant by `wrong`, or None when none is near."""
-    parts = wrong.lower().replace("-", "_").split(".")
-    scored = [(_distance(parts, path.split(".")), *_unlikeness(wrong, path), i) for i, path in enumerate(known)]
-    scored = [score for score in scored if score[0] < float("inf")]
+    *sections, last = wrong.lower().replace("-", "_").split(".")
+    slips: dict[str, float] = {}
+    scored: list[tuple[float, bool, bool, int, int]] = []
+    for i, path in enumerate(known):
+        *above, name = path.split(".")
+        if name not in slips:
+            slips[name] = min(_slip(last, name), _abbreviation(last, name))
+        if slips[name] < FAR:
+            scored.append((slips[name] + _displacement(sections, above), *_unlikeness(last, name), i))
     if scored:
         return known[min(scored)[-1]]
     matches = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 
-def _distance(wrong: list[str], path: list[str]) -> float:
-    """Edits between two paths; infinite when a part is too different to be a slip."""
-    last = _slip(wrong[-1], path[-1])
-    if len(wrong) != len(path):
-        return last + MOVED * abs(len(wrong) - len(path)) + (0 if _shares_section(wrong, path) else MOVED / 2)
-    sections = sum(min(_slip(a, b), MOVED) for a, b in zip(wrong[:-1], path[:-1], strict=True))
-    return last + sections
-
-
 def _slip(wrong: str, name: str) -> float:
+    """Edits between two names; FAR when they are too different to be a slip."""
     if wrong == name:
         return 0
+    limit = max(1, min(len(wrong), len(name)) // 3)
+    if abs(len(wrong) - len(name)) > limit or len(set(wrong) ^ set(name)) > 2 * limit:
+        return FAR
     distance = edits(wrong, name)
-    return distance if distance <= max(1, min(len(wrong), len(name)) // 3) else float("inf")
+    return distance if distance <= limit else FAR
 
 
-def _shares_section(wrong: list[str], path: list[str]) -> bool:
-    return len(wrong) == 1 or len(path) == 1 or wrong[0] == path[0]
+def _abbreviation(wrong: str, name: str) -> float:
+    """`vocab` for `vocabulary`, `heads` for `num_heads`, and the other way round."""
+    short, long = sorted((wrong, name), key=len)
+    return SHORTENED if len(short) > 2 and (long.startswith(short) or long.endswith(f"_{short}")) else FAR
+
+
+def _displacement(wrong: list[str], sections: list[str]) -> float:
+    """What it costs to get from one section to another: less if one is the other with a step left out."""
+    if len(wrong) == len(sections):
+        return sum(min(_slip(a, b), MOVED) for a, b in zip(wrong, sections, strict=True))
+    short, long = sorted((wrong, sections), key=len)
+    near = not short or short == long[: len(short)] or short == long[-len(short) :]
+    return MOVED * (len(long) - len(short)) + (0 if near else MOVED / 2)
 
 
 def _unlikeness(wrong: str, name: str) -> tuple[bool, bool, int]:

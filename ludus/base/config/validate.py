@@ -16,7 +16,7 @@ from ludus.base.config.places import Choice, Mapping, Place, Section, Sequence, 
 from ludus.base.config.problems import Problem, did_you_mean, shown
 from ludus.base.config.settings import Settings
 from ludus.base.config.suggest import suggest_word
-from ludus.base.config.tree import Node
+from ludus.base.config.tree import DEFAULT, Node
 
 S = TypeVar("S", bound=Settings)
 
@@ -43,7 +43,8 @@ def problem_of(schema: type[Settings], tree: Node, error: Any) -> Problem:
         key = ".".join(map(str, path))
         return Problem(path, "not given, and it has no default", hint=f"set it in the recipe or as {key}=VALUE")
     if kind in ("value_error", "assertion_error"):
-        return Problem(path, str(error["ctx"]["error"]), origin)
+        said_by_one_value = not isinstance(tree.at(path).value, dict)
+        return Problem(path, str(error["ctx"]["error"]), origin if said_by_one_value else DEFAULT)
     node = tree.at(path)
     whole = node.plain() if field is not None else value
     wanted = expectation_of(field) if field is not None else expectation(annotation_of(place))
