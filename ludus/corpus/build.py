@@ -43,7 +43,7 @@ def build(settings: CorpusSettings, folder: str | Path, seed: int) -> dict[str, 
     documents stands under `cleaned` there, with 0 documents.
     """
     account, skipped = _Account(), Counter[str]()
-    found = track(documents(settings, skipped), "reading documents")
+    found = track(documents(settings, skipped), "reading documents", unit="document")
     kept = list(_without_copies(_cleaned(found, settings.minimum_characters, account), account))
     groups = None
     if settings.near_duplicates:

@@ -70,12 +70,11 @@ def _fetch(url: str, target: Path) -> None:
 def _parts(answer: http.client.HTTPResponse) -> Iterator[bytes]:
     """Yield the body; a connection that ends early is an error, not a shorter file."""
     expected = answer.length
-    meter = Meter("download", expected, unit="byte")
     received = 0
-    while part := answer.read(_PART_BYTES):
-        received += len(part)
-        meter.update(received)
-        yield part
-    meter.close()
+    with Meter("download", expected, unit="byte") as meter:
+        while part := answer.read(_PART_BYTES):
+            received += len(part)
+            meter.update(received)
+            yield part
     if expected is not None and received < expected:
         raise http.client.IncompleteRead(b"", expected - received)
