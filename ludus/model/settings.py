@@ -24,11 +24,12 @@ class ModelSettings(Settings):
 
     def derive(self, root: Settings) -> dict[str, tuple[Any, str]]:
         """Fill width, heads and feed-forward size from the depth."""
-        width = self.width or max(128, 64 * self.depth)
-        heads = self.heads or max(1, width // 64)
+        width = self.width or min(64 * self.depth, 128 * max(1, self.depth - 3))
+        head_dim = 64 if width >= 384 else 32
+        heads = self.heads or max(1, width // head_dim)
         return {
-            "width": (width, f"64 channels a layer, at least 128, at model.depth={self.depth}"),
-            "heads": (heads, f"64 channels a head at model.width={width}"),
+            "width": (width, f"64 channels a layer, thinner below 6 layers, at model.depth={self.depth}"),
+            "heads": (heads, f"{head_dim} channels a head at model.width={width}"),
             "kv_heads": (heads // 2 if heads % 2 == 0 else heads, f"half of model.heads={heads}, where that is whole"),
             "hidden": (-(-width * 8 // 3 // 32) * 32, f"8/3 of model.width={width}, in steps of 32 (SwiGLU)"),
         }

@@ -62,8 +62,16 @@ class Optimizer:
                         part.state[parameter] = {key: value.clone() for key, value in state[self.names[parameter]].items()}
 
 
-def build(named_parameters: Iterable[tuple[str, nn.Parameter]], settings: AdamWSettings | MuonSettings) -> Optimizer:
-    """Group the trainable parameters by role and give each group its optimizer."""
+def build(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    settings: AdamWSettings | MuonSettings,
+    *,
+    precision: torch.dtype = torch.float32,
+) -> Optimizer:
+    """Group the trainable parameters by role and give each group its optimizer.
+
+    `precision` is that of Muon's matrix products; moments keep the dtype of their parameters.
+    """
     names: dict[Tensor, str] = {}
     groups: dict[str, list[Tensor]] = {"embedding": [], "head": [], "matrix": [], "scalar": []}
     for name, parameter in named_parameters:
@@ -73,7 +81,11 @@ def build(named_parameters: Iterable[tuple[str, nn.Parameter]], settings: AdamWS
     if isinstance(settings, MuonSettings):
         others = groups["embedding"] + groups["head"] + groups["scalar"]
         parts = {
-            "muon": Muon([_group(groups["matrix"], settings.learning_rate, settings.weight_decay)], settings.momentum),
+            "muon": Muon(
+                [_group(groups["matrix"], settings.learning_rate, settings.weight_decay)],
+                momentum=settings.momentum,
+                precision=precision,
+            ),
             "adamw": _adamw([_group(others, settings.adamw_learning_rate, 0.0)], (0.9, 0.95)),
         }
     else:

@@ -12,9 +12,12 @@ from torch import Tensor
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steep at 0, so that five iterations bring singular values near 1
 
 
-def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Return matrices (count, rows, columns) with singular values brought near 1, signs and directions kept."""
-    x = matrices.float()
+def orthogonalise(matrices: Tensor, *, iterations: int = 5, precision: torch.dtype = torch.float32) -> Tensor:
+    """Return matrices (count, rows, columns) with singular values brought near 1, signs and directions kept.
+
+    bfloat16 is enough: the iteration is stable, and the update needs a direction, not digits.
+    """
+    x = matrices.to(precision)
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -28,8 +31,9 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon over matrices only; give embeddings, heads and vectors to AdamW."""
 
-    def __init__(self, params: list[dict], momentum: float) -> None:
+    def __init__(self, params: list[dict], *, momentum: float, precision: torch.dtype = torch.float32) -> None:
         super().__init__(params, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum})
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -50,8 +54,8 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
             directions.append(parameter.grad.lerp(state["momentum"], group["momentum"]))  # type: ignore[union-attr]
-        updates = orthogonalise(torch.stack(directions))
+        updates = orthogonalise(torch.stack(directions), precision=self.precision)
         rows, columns = parameters[0].shape
         scale = group["lr"] * max(1.0, rows / columns) ** 0.5
         for parameter, update in zip(parameters, updates, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=scale)
+            parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update.to(parameter.dtype), alpha=scale)

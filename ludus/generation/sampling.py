@@ -1,0 +1,42 @@
+"""From logits to the next token. Randomness is an argument."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def restrict(logits: Float[Tensor, "rows vocab"], *, top_k: int = 0, top_p: float = 1.0) -> Float[Tensor, "rows vocab"]:
+    """Forbid all but the `top_k` best tokens (0: all), and all beyond the smallest set of probability `top_p`.
+
+    Nucleus sampling is arXiv 1904.09751; the best token always stays.
+    """
+    if top_k and top_k < logits.shape[-1]:
+        least = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    if top_p < 1.0:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(dim=-1)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        beyond = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
+        logits = logits.masked_fill(beyond, float("-inf"))
+    return logits
+
+
+def sample(
+    logits: Float[Tensor, "rows vocab"],
+    *,
+    temperature: float,
+    generator: torch.Generator | None,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Draw a token a row and return it with its log-probability under the distribution it was drawn from.
+
+    Temperature 0 takes the best token; its log-probability is then that of the unscaled softmax.
+    """
+    if temperature == 0:
+        tokens = logits.argmax(dim=-1)
+        return tokens, logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
+    logps = restrict(logits / temperature, top_k=top_k, top_p=top_p).log_softmax(dim=-1)
+    tokens = torch.multinomial(logps.exp(), 1, generator=generator)
+    return tokens[:, 0], logps.gather(1, tokens)[:, 0]
