@@ -1,7 +1,7 @@
 """What a user sees while work goes on: plain lines, and progress that suits where it is shown.
 
-On a terminal progress is a bar with rate and time left, drawn by rich once the work has lasted a moment; in a pipe it is a plain
-line now and then. Quick work shows nothing. Time is an argument, so that tests need not wait.
+On a terminal progress is a bar with rate and time left, drawn by rich once the work has lasted a moment; in a pipe it
+is a plain line now and then. Quick work shows nothing. Progress goes to standard error, results to standard output.
 """
 
 import os
@@ -132,9 +132,9 @@ def start_bar(meter: Meter, stream: TextIO) -> Any:
     time_column = TimeElapsedColumn() if meter.total is None else TimeRemainingColumn()
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), time_column]
     facts = TextColumn("{task.fields[facts]}", markup=False)
-    bar = Progress(
-        *columns, facts, console=Console(file=stream, highlight=False), refresh_per_second=4, transient=False
-    )
+    # With standard output in a file, what is printed belongs there, not above the bar.
+    screen, above = Console(file=stream, highlight=False), sys.stdout.isatty()
+    bar = Progress(*columns, facts, console=screen, refresh_per_second=4, redirect_stdout=above)
     bar.add_task(escape(meter.label), total=meter.total, completed=meter.done, facts="")
     bar.start()
     return bar

@@ -76,10 +76,15 @@ def test_a_terminal_gets_a_bar_once_work_lasts_over_a_second():
 
 def test_a_failure_ends_the_lines_without_claiming_the_end():
     clock, stream = Clock(), io.StringIO()
-    with pytest.raises(ValueError, match="broken"), Meter("x", 10, clock=clock, stream=stream) as meter:
-        clock.now = 6
-        meter.update(3)
-        raise ValueError("broken")
+
+    def work() -> None:
+        with Meter("x", 10, clock=clock, stream=stream) as meter:
+            clock.now = 6
+            meter.update(3)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        work()
     assert len(stream.getvalue().splitlines()) == 1
 
 
