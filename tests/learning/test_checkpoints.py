@@ -126,6 +126,14 @@ def test_tied_tensors_are_saved_once_and_load_equal(tmp_path):
     assert (path / "tensors.safetensors").stat().st_size < 4 * 2500 + 1000
 
 
+def test_changing_what_was_loaded_does_not_change_the_checkpoint(tmp_path):
+    path = save(tmp_path, 1, small_state(1, size=10_000))
+    _, state = load(path)
+    state["model"]["weight"].add_(1)
+    shutil.copytree(path, tmp_path / "copy")
+    assert whole_step(path) == whole_step(tmp_path / "copy") == 1
+
+
 @pytest.mark.parametrize(
     ("state", "words"),
     [

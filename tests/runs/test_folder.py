@@ -118,6 +118,26 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, mo
         raise AssertionError("the work must not start")
 
 
+@pytest.fixture
+def ordinary_user():
+    """Give up root's right to write anywhere, if we are root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+def test_a_folder_without_permission_is_refused(ordinary_user):
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        for path in (Path(folder), Path(folder) / "demo"):
+            with pytest.raises(RunError, match="cannot be written: Permission denied"), hold(path):
+                raise AssertionError("the work must not start")
+        os.chmod(folder, 0o700)
+
+
 def test_a_model_is_found_by_its_folder_its_stage_or_its_run(tmp_path):
     run = tmp_path / "demo"
     base, tuned = model(run / "pretrain" / "model"), model(run / "sft" / "model")

@@ -109,8 +109,11 @@ def test_a_stage_begun_again_carries_its_cost_on(tmp_path):
     assert again.wall_seconds >= first.wall_seconds
     assert again.cpu_seconds >= first.cpu_seconds
     assert (again.started, again.tokens) == (first.started, 7)
-    other = Manifest.begin(tmp_path, "sft", settings={"depth": 4})
-    assert (other.tokens, other.status) == (0, "running")
+    new = Manifest.begin(tmp_path, "sft", settings={"depth": 4})
+    assert (new.tokens, new.status) == (0, "running")
+    new.update(tokens=7)
+    other = Manifest.begin(tmp_path, "sft", settings={"depth": 5})
+    assert other.tokens == 0
 
 
 def test_a_missing_input_is_said_before_the_stage_begins(tmp_path):
