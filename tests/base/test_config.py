@@ -245,6 +245,13 @@ def test_every_mistake_is_told_on_its_own_line_with_its_origin(read):
         ("pretrain.tasks=[{name: a, shots: -1}]", "pretrain.tasks.0.shots: expected a whole number, 0 or more, got -1"),
         ("pretrain.weights={web: x}", "pretrain.weights.web: expected a number, got 'x'"),
         ("pretrain.weights=5", "pretrain.weights: expected names with a number each"),
+        ("pretrain.tasks=5", "pretrain.tasks: expected a list of sections, such as [{…}, {…}], got 5"),
+        (
+            "pretrain.tasks.0.shots=3",
+            "pretrain.tasks.0.shots: unknown key (from command line); a list is replaced whole",
+        ),
+        ("model.depth.extra=3", "model.depth.extra: unknown key (from command line); model.depth is one value"),
+        ("pretrain.optimizer.kind={a: [1]}", "expected one of adamw, muon, got {a: [1]}"),
         ("preset=full", "no recipe was given"),
         ("model.depth", "an override needs a value, as in model.depth=VALUE"),
         ("=5", "not a key"),
@@ -321,6 +328,39 @@ def test_help_names_every_path_with_its_default_unit_range_and_doc():
     assert "pretrain.optimizer  (kind=muon)" in text
     assert "pretrain.tasks.*.shots=0" in text
     assert "model" not in describe(Root, ["pretrain"]).replace("model.width", "")
+
+
+VALUES = [
+    "1",
+    "-1",
+    "null",
+    "x",
+    "[1]",
+    "[a, {b: 1}]",
+    "{kind: muon}",
+    "{kind: [1]}",
+    "{1: 2}",
+    "",
+    "1e400",
+    "*x",
+    "!!x y",
+    "9" * 5000,
+]
+KEYS = [*paths(Root), "pretrain.tasks.0", "pretrain.weights.a.b", "model.depth.z", "preset", "x.y"]
+
+
+@settings_of_hypothesis(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(VALUES)).map("=".join), max_size=3))
+def test_any_override_is_taken_or_refused_in_short_lines(overrides):
+    told = ""
+    try:
+        resolved = resolve(Root, recipe=None, presets=Path(), environment={}, overrides=overrides)
+        assert set(resolved.origins) == {
+            line.partition(":")[0] for line in resolved.render().splitlines() if line[0] != "#"
+        }
+    except ConfigError as error:
+        told = str(error)
+    assert all(len(line) < 300 and "Node(" not in line for line in told.splitlines())
 
 
 @settings_of_hypothesis(max_examples=30, deadline=None)

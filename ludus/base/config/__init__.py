@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ludus.base.config.fill import fill
 from ludus.base.config.help import describe
+from ludus.base.config.overrides import bare_keys
 from ludus.base.config.places import paths
 from ludus.base.config.recipe import preset_names
 from ludus.base.config.resolve import Resolved, load_resolved, resolve
@@ -18,6 +19,7 @@ __all__ = [
     "Field",
     "Resolved",
     "Settings",
+    "bare_keys",
     "derived",
     "describe",
     "fill",

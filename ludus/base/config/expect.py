@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 
 from ludus.base.config.places import Choice, Mapping, Section, Sequence, bare, place_of, union_members
 
+SECTION = "a section with keys"
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
@@ -37,9 +38,12 @@ def one_type(annotation: Any) -> str:
         return choices([member.value for member in annotation])
     match place_of(annotation):
         case Section() | Choice():
-            return "a section with keys"
+            return SECTION
         case Sequence(annotation=whole):
-            return f"a list of {one_type(get_args(whole)[0])}, such as [a, b]"
+            inner = one_type(get_args(whole)[0])
+            return (
+                "a list of sections, such as [{…}, {…}]" if inner == SECTION else f"a list of {inner}, such as [a, b]"
+            )
         case Mapping(annotation=whole):
             return f"names with {one_type(get_args(whole)[1])} each, such as {{a: …}}"
     if get_origin(annotation) is tuple:

@@ -58,9 +58,17 @@ class Merge:
             case Mapping():
                 return self._mapping(place, below, above, path)
             case Sequence():
-                return self._sequence(place, above, path)
+                return self._sequence(place, below, above, path)
             case Leaf():
-                return Node(typed(place.annotation, above), above.origin)
+                return self._value(place, below, above, path)
+
+    def _value(self, place: Leaf | Sequence, below: Node, above: Node, path: Key) -> Node:
+        if not above.partial:
+            return typed(place.annotation, above)
+        key = ".".join(path)
+        hint = f"a list is replaced whole, as in {key}=[a, b]" if isinstance(place, Sequence) else f"{key} is one value"
+        self.problems.append(Problem((*path, next(joined(above))[0]), "unknown key", above.origin, hint))
+        return below
 
     def _optional_section(self, place: Section, below: Node, above: Node, path: Key) -> Node:
         if above.value is None:
@@ -106,16 +114,16 @@ class Merge:
 
     def _mapping(self, place: Mapping, below: Node, above: Node, path: Key) -> Node:
         if not isinstance(above.value, dict):
-            return Node(typed(place.annotation, above), above.origin)
+            return typed(place.annotation, above)
         merged = dict(below.value) if above.partial and isinstance(below.value, dict) else {}
         given = above.value if not isinstance(place.value, Leaf) else dict(joined(above))
         for key, node in given.items():
             merged[key] = self._place(place.value, merged.get(key) or fresh(place.value), node, (*path, key))
         return Node(merged, above.origin)
 
-    def _sequence(self, place: Sequence, above: Node, path: Key) -> Node:
+    def _sequence(self, place: Sequence, below: Node, above: Node, path: Key) -> Node:
         if not isinstance(above.value, list):
-            return Node(typed(place.annotation, above), above.origin)
+            return self._value(place, below, above, path)
         items = [
             self._place(place.item, fresh(place.item), node, (*path, str(i))) for i, node in enumerate(above.value)
         ]
@@ -159,7 +167,7 @@ class Merge:
             return
         hint = did_you_mean(suggest_word(str(new.value), place.members))
         self.problems.append(
-            Problem((*path, TAG), f"expected one of {known}, got {shown(new.value)}", new.origin, hint)
+            Problem((*path, TAG), f"expected one of {known}, got {shown(new.plain())}", new.origin, hint)
         )
 
     def _not_a_section(self, above: Node, path: Key, choice: Choice | None = None) -> None:
@@ -185,17 +193,17 @@ def entries(model: type[Settings], above: Node) -> Iterator[tuple[str, Node]]:
 def joined(above: Node) -> Iterator[tuple[str, Node]]:
     """Yield the entries of a mapping of values; the dots of a typed name (`weights.web.txt=2`) belong to the name."""
     for key, node in above.value.items():
-        while node.partial:
-            (part, node), *_ = node.value.items()
-            key = f"{key}.{part}"
-        yield key, node
+        if node.partial:
+            yield from ((f"{key}.{rest}", below) for rest, below in joined(node))
+        else:
+            yield key, node
 
 
-def typed(annotation: Any, node: Node) -> Any:
-    """Return the plain value, except that a text field takes what was typed as it stands."""
+def typed(annotation: Any, node: Node) -> Node:
+    """Return the node, except that a text field takes what was typed as it stands."""
     if node.text is not None and takes_text(annotation, node.text):
-        return node.text
-    return node.plain()
+        return Node(node.text, node.origin)
+    return node
 
 
 def takes_text(annotation: Any, text: str) -> bool:

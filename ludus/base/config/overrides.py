@@ -64,6 +64,11 @@ def value_node(text: str, origin: str) -> Node:
     return Node(node.value, origin, text)
 
 
+def bare_keys(schema: type[Settings], section: str | None = None) -> set[str]:
+    """Return the keys that need no section's name in front: those of the schema, and of one section."""
+    return set(schema.model_fields) | (section_keys(schema, section) if section else set())
+
+
 def section_keys(schema: type[Settings], section: str) -> set[str]:
     """Return the keys that may stand in a section, whatever its kind."""
     members = sections_below(field_place(schema.model_fields[section]))

@@ -41,7 +41,9 @@ def problem_of(schema: type[Settings], tree: Node, error: Any) -> Problem:
     kind, value = error["type"], error["input"]
     if kind == "missing":
         key = ".".join(map(str, path))
-        return Problem(path, "not given, and it has no default", hint=f"set it in the recipe or as {key}=VALUE")
+        in_list = any(isinstance(part, int) for part in path)
+        hint = "" if in_list else f"set it in the recipe or as {key}=VALUE"
+        return Problem(path, "not given, and it has no default", origin if in_list else DEFAULT, hint)
     if kind in ("value_error", "assertion_error"):
         said_by_one_value = not isinstance(tree.at(path).value, dict)
         return Problem(path, str(error["ctx"]["error"]), origin if said_by_one_value else DEFAULT)
@@ -58,7 +60,7 @@ def hint_for(field: FieldInfo | None, value: Any) -> str:
         return did_you_mean(suggest_word(value, [choice for member in members for choice in closed_set(member)]))
     if members == [str] and isinstance(value, bool | int | float):
         return "put it in quotes"
-    if isinstance(value, float) and not math.isfinite(value):
+    if float in members and isinstance(value, float) and not math.isfinite(value):
         return "it must be finite"
     return ""
 

@@ -15,6 +15,7 @@ from ludus.base.config.tree import Node
 from ludus.base.errors import ConfigError
 
 MOST_VALUES = 20_000
+LONGEST_NUMBER = 100
 STANDARD = "tag:yaml.org,2002:"
 TAGS = {"null", "bool", "int", "float", "str", "timestamp", "map", "seq"}
 
@@ -83,7 +84,7 @@ class _Reader:
 
 def scalar_value(tag: str, text: str) -> Any:
     """Return what an unquoted scalar means in YAML 1.2 (`010` is ten, `1e-4` a number, a date is text)."""
-    kind = tag.removeprefix(STANDARD)
+    kind = "str" if len(text) > LONGEST_NUMBER else tag.removeprefix(STANDARD)
     if kind == "null":
         return None
     if kind == "bool":
