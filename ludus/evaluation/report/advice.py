@@ -179,7 +179,7 @@ def _larger(run: Run) -> Iterator[Advice]:
     depth = number(run.settings.get("model.depth"))
     if depth and run.metrics:
         larger = math.ceil(depth * 1.5)
-        reason = "Width, batch and learning rate follow from the depth; expect about three times the time."
+        reason = "Width, batch and learning rate follow from the depth; expect several times the time."
         finding = f"A larger model: {larger:.0f} layers instead of {depth:.0f}"
         yield Advice(finding, reason, _command(run, f"model.depth={larger}"), 1)
 

@@ -225,7 +225,9 @@ def _writers(marks: list[float], share: bool) -> tuple[Callable[[float], str], C
         text = f"{value:.{places + more}f}"
         return text.lstrip("-") if float(text) == 0 else text.replace("-", words.MINUS)
 
-    return write, lambda value: write(value, 1)
+    # One decimal more than the axis tells 1.33 from 1.37; an axis in whole ones below ten needs two.
+    more = 2 if places == 0 and max(map(abs, marks), default=0.0) < 10 else 1
+    return write, lambda value: write(value, more)
 
 
 def _count(value: float) -> str:

@@ -25,10 +25,10 @@ NEVER_VARIED = ("name", "run", "folder", "output", "path")
 
 @dataclass(frozen=True)
 class Entry:
-    """A run of the sweep: what makes it different, and where its loss ended."""
+    """A run of the sweep: what makes it different (a setting's short name to its value), and where its loss ended."""
 
     run: Run
-    varied: dict[str, str]
+    varied: dict[str, Any]
     curve: list[tuple[float, float]]
     unit: str
     measured: str
@@ -41,7 +41,7 @@ class Entry:
     @property
     def label(self) -> str:
         """Name the run by what varied, in short."""
-        short = [f"{_spoken(key)} {value}" for key, value in self.varied.items()]
+        short = [f"{name} {_short(value)}" for name, value in self.varied.items()]
         return ", ".join(short) or self.run.folder.name
 
 
@@ -50,32 +50,34 @@ def write_comparison(folders: Sequence[Path], target: Path, title: str) -> Path:
     if not folders:
         raise RunError("there are no runs to compare; give at least one run folder")
     runs = [read_run(Path(folder)) for folder in folders]
-    keys = _varied_keys(runs)
-    entries = sorted((_entry(run, keys) for run in runs), key=lambda entry: entry.final)
+    names = _varied(runs)
+    entries = sorted((_entry(run, names) for run in runs), key=lambda entry: entry.final)
     page = document(
         f"{title} · ludus",
-        _opening(title, entries, keys),
-        _grid(entries, keys),
+        _opening(title, entries),
+        _grid(entries, list(names)),
         _overlay(entries),
-        _ranking(entries, keys),
+        _ranking(entries, list(names)),
         _samples(entries),
     )
     atomic_write(Path(target), page)
     return Path(target)
 
 
-def _varied_keys(runs: list[Run]) -> list[str]:
-    """Return the settings that differ and were set by somebody, those with the most values first."""
+def _varied(runs: list[Run]) -> dict[str, str]:
+    """Return the settings that differ and were set by somebody, by short name, those with the most values first."""
     values: dict[str, set[str]] = {}
     for key in dict.fromkeys(key for run in runs for key in run.settings):
         set_by_somebody = any(not run.origins.get(key, "default").startswith(("default", "derived")) for run in runs)
         if set_by_somebody and key.rpartition(".")[2] not in NEVER_VARIED:
             values[key] = {str(run.settings.get(key)) for run in runs}
-    return sorted((key for key, seen in values.items() if len(seen) > 1), key=lambda key: -len(values[key]))
+    keys = sorted((key for key, seen in values.items() if len(seen) > 1), key=lambda key: -len(values[key]))
+    short = [key.rpartition(".")[2].replace("_", " ") for key in keys]
+    return {name if short.count(name) == 1 else key: key for name, key in zip(short, keys, strict=True)}
 
 
-def _entry(run: Run, keys: list[str]) -> Entry:
-    varied = {key: _short(run.settings.get(key)) for key in keys}
+def _entry(run: Run, names: dict[str, str]) -> Entry:
+    varied = {name: run.settings.get(key) for name, key in names.items()}
     for records in reversed(list(run.metrics.values())):
         series, unit = loss_series(records)
         for one in reversed(series):
@@ -84,7 +86,7 @@ def _entry(run: Run, keys: list[str]) -> Entry:
     return Entry(run, varied, [], "", "")
 
 
-def _opening(title: str, entries: list[Entry], keys: list[str]) -> Markup:
+def _opening(title: str, entries: list[Entry]) -> Markup:
     best = entries[0]
     seconds = sum(number(m.get("wall_seconds")) or 0.0 for entry in entries for m in entry.run.manifests.values())
     facts = [element("b", title), element("span", words.plural(len(entries), "run"))]
@@ -99,12 +101,12 @@ def _opening(title: str, entries: list[Entry], keys: list[str]) -> Markup:
     return element("div", element("h1", facts, class_="name"), sentence, warning, class_="opening")
 
 
-def _grid(entries: list[Entry], keys: list[str]) -> Markup:
+def _grid(entries: list[Entry], names: list[str]) -> Markup:
     """Lay final losses out by the two settings that took the most values; a cell shows the best of its runs."""
-    if not keys or not math.isfinite(entries[0].final):
+    if not names or not math.isfinite(entries[0].final):
         return NOTHING
-    down, across = keys[0], keys[1] if len(keys) > 1 else ""
-    rows_, columns = _axis(entries, down), _axis(entries, across) if across else [""]
+    down, across = names[0], names[1] if len(names) > 1 else ""
+    rows_, columns = _axis(entries, down), _axis(entries, across) if across else [None]
     finals = [entry.final for entry in entries if math.isfinite(entry.final)]
     low, high = min(finals), max(finals)
     rows = []
@@ -113,15 +115,15 @@ def _grid(entries: list[Entry], keys: list[str]) -> Markup:
         for other in columns:
             inside = [e for e in entries if e.varied[down] == value and (not across or e.varied[across] == other)]
             cells.append(_cell(inside, low, high))
-        rows.append(row(value, *cells))
+        rows.append(row(_short(value), *cells))
     head = [
-        f"{_spoken(down)} ↓" + (f" · {_spoken(across)} →" if across else ""),
-        *(column or entries[0].unit for column in columns),
+        f"{down} ↓" + (f" · {across} →" if across else ""),
+        *(_short(column) if across else entries[0].unit for column in columns),
     ]
     note = (
         f"Final {entries[0].measured} loss in {entries[0].unit}; stronger colour is lower, the frame marks the lowest."
     )
-    note += f" Of {len(keys)} varied settings the two with the most values." if len(keys) > 2 else ""
+    note += f" Of {len(names)} varied settings the two with the most values." if len(names) > 2 else ""
     return section("Final loss", note, table(head, rows, class_="kinds"))
 
 
@@ -151,7 +153,7 @@ def _overlay(entries: list[Entry]) -> Markup:
                 [point for point in entry.curve if point[0] >= start],
                 ("faint" if index else "a") if many else TONES[index],
                 labelled=not (many and index),
-                short=" · ".join(entry.varied.values()),
+                short=" · ".join(map(_short, entry.varied.values())),
             )
             for index, entry in enumerate(drawn)
         ]
@@ -161,7 +163,7 @@ def _overlay(entries: list[Entry]) -> Markup:
     return section("Curves", note, *charts)
 
 
-def _ranking(entries: list[Entry], keys: list[str]) -> Markup:
+def _ranking(entries: list[Entry], names: list[str]) -> Markup:
     rows, scored = [], any(entry.run.scores for entry in entries)
     for entry in entries:
         seconds = sum(number(m.get("wall_seconds")) or 0.0 for m in entry.run.manifests.values())
@@ -169,14 +171,14 @@ def _ranking(entries: list[Entry], keys: list[str]) -> Markup:
         final = words.figure(entry.final, 4) if math.isfinite(entry.final) else "–"
         accuracy = [words.percent(number(entry.run.scores[-1].get("accuracy"))) if entry.run.scores else "–"]
         cells = [
-            *entry.varied.values(),
+            *map(_short, entry.varied.values()),
             final,
             *(accuracy if scored else []),
             words.amount(tokens),
             words.duration(seconds),
         ]
         rows.append(row(entry.run.folder.name, *cells, class_="own" if entry is entries[0] else None))
-    head = ["Run", *keys, "Final loss", *(["Right answers"] if scored else []), "Tokens", "Time"]
+    head = ["Run", *names, "Final loss", *(["Right answers"] if scored else []), "Tokens", "Time"]
     return section("All runs", "Best first.", table(head, rows, class_="numbers"))
 
 
@@ -200,20 +202,14 @@ def _samples(entries: list[Entry]) -> Markup:
     return section("Samples", note, *cards) if cards else NOTHING
 
 
-def _axis(entries: list[Entry], key: str) -> list[str]:
+def _axis(entries: list[Entry], name: str) -> list[Any]:
     """Return a setting's values in order: numbers by size, words by the alphabet."""
-    values = {entry.varied[key]: entry.run.settings.get(key) for entry in entries}
 
-    def order(text: str) -> tuple[int, float, str]:
-        size = number(values[text])
-        return (0, size, text) if size is not None else (1, 0.0, text)
+    def order(value: Any) -> tuple[int, float, str]:
+        size = number(value)
+        return (0, size, "") if size is not None else (1, 0.0, str(value))
 
-    return sorted(values, key=order)
-
-
-def _spoken(key: str) -> str:
-    """Return the last part of a dotted key in words."""
-    return key.rpartition(".")[2].replace("_", " ")
+    return [value for _, value in sorted({order(entry.varied[name]): entry.varied[name] for entry in entries}.items())]
 
 
 def _short(value: Any) -> str:

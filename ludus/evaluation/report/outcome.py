@@ -11,7 +11,7 @@ import shlex
 from ludus.evaluation.report import words
 from ludus.evaluation.report.charts import score_bar
 from ludus.evaluation.report.markup import NOTHING, Markup, element, join, row, section, table
-from ludus.evaluation.report.reading import TITLES, Run, column, number
+from ludus.evaluation.report.reading import CONTROL, TITLES, Run, column, number
 
 
 def headline(run: Run) -> str:
@@ -154,7 +154,8 @@ def _unfinished(run: Run) -> list[str]:
 
 
 def _strip(run: Run) -> Markup:
-    steps = [_station(run, stage) for stage in run.stages if stage in run.manifests and stage != "evaluate"]
+    shown = [stage for stage in run.stages if stage in run.manifests and stage not in ("evaluate", CONTROL)]
+    steps = [_station(run, stage) for stage in shown]
     return element("ol", steps, class_="strip") if steps else NOTHING
 
 

@@ -79,10 +79,10 @@ def read_run(folder: Path) -> Run:
         raise RunError(f"{folder} is not a run folder; give the folder that `ludus run` wrote, such as runs/quickstart")
     problems: list[str] = []
     head = _json(folder / "run.json", problems)
-    found = sorted(path.parent.name for path in folder.glob("*/manifest.json") if path.parent.name != "evaluation")
-    stages = [str(stage) for stage in head.get("stages") or []]
-    stages += [stage for stage in found if stage not in stages]
-    homes = {stage: folder / ("evaluation" if stage == "evaluate" else stage) for stage in stages}
+    stages = _stages(folder, head.get("stages"))
+    homes = {stage: folder / stage for stage in stages}
+    if not (folder / "evaluate").is_dir():
+        homes["evaluate"] = folder / "evaluation"
     evaluation = _json(folder / "evaluation" / "results.json", problems)
     recipe = _json(folder / "recipe.json", problems)
     return Run(
@@ -129,6 +129,15 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         for name, branch in tree.items()
         for key, value in flatten(branch, f"{prefix}.{name}" if prefix else str(name)).items()
     }
+
+
+def _stages(folder: Path, planned: Any) -> list[str]:
+    """Return the planned stages and those found on disk, in the order a run has them."""
+    found = sorted(path.parent.name for path in folder.glob("*/manifest.json") if path.parent.name != "evaluation")
+    names = list(dict.fromkeys([*map(str, planned if isinstance(planned, list) else []), *found]))
+    order = {name: place for place, name in enumerate(TITLES)}
+    # A stage we have no title for keeps its place in the plan; only known ones are put in order.
+    return sorted(names, key=order.__getitem__) if all(name in order for name in names) else names
 
 
 def _present(stages: list[str], read: Any) -> dict[str, Any]:

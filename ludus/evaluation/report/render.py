@@ -85,7 +85,7 @@ class _Browser:
             # The protocol's pipe is file 3 to read from and 4 to write to: a shell puts them there without a race.
             script = f'exec "$0" "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}'
             process = subprocess.Popen(
-                ["/bin/bash", "-c", script, path, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+                ["bash", "-c", script, path, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -114,6 +114,7 @@ class _Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Page.enable")
+        self.events.clear()
         self.call("Page.navigate", url=address)
         while "Page.loadEventFired" not in self.events:
             self._read()

@@ -12,7 +12,7 @@ from ludus.evaluation.report.charts import heat, score_bar
 from ludus.evaluation.report.markup import NOTHING, Markup, element, fold, row, section, table
 from ludus.evaluation.report.reading import CONTROL, Run, number
 
-SHOWN, HIDDEN, LONGEST = 6, 18, 360
+SHOWN, HIDDEN, LONGEST = 6, 18, 240
 MARKS = {"improved": "▲", "degraded": "▼", "within noise": "≈"}
 
 

@@ -105,3 +105,6 @@ def test_a_browser_runs_nothing_hostile_and_nothing_is_wider_than_a_telephone(ru
         assert browser.evaluate("String(window.hacked)") == "undefined"
         assert browser.evaluate("document.querySelectorAll('.tip').length") > 5, "our own script did not run"
         assert browser.evaluate("document.documentElement.scrollWidth") == 400
+        browser.load(path.resolve().as_uri(), 1200, 800, dark=True)
+        assert browser.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+        assert browser.evaluate("document.documentElement.scrollWidth") == 1200
