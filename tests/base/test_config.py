@@ -158,8 +158,10 @@ def test_values_are_yaml_1_2_and_text_fields_take_text(read):
 
 def test_mappings_are_replaced_whole_but_a_dotted_override_changes_one_entry(read):
     assert read(text="pretrain: {weights: {news: 1}}").settings.pretrain.weights == {"news": 1.0}
-    changed = read("pretrain.weights.web.txt=4", text="pretrain: {weights: {news: 1}}").settings.pretrain.weights
-    assert changed == {"news": 1.0, "web.txt": 4.0}
+    changed = read(
+        "pretrain.weights.web.txt=4", "--pretrain.weights.web.md=5", text="pretrain: {weights: {news: 1}}"
+    ).settings.pretrain.weights
+    assert changed == {"news": 1.0, "web.txt": 4.0, "web.md": 5.0}
 
 
 def test_another_kind_starts_afresh_at_every_layer(read):
@@ -340,6 +342,7 @@ VALUES = [
     "{kind: muon}",
     "{kind: [1]}",
     "{1: 2}",
+    "{}",
     "",
     "1e400",
     "*x",
