@@ -32,7 +32,7 @@ def opening(run: Run) -> Markup:
     facts = [
         element("b", run.folder.name),
         element("span", f"recipe {run.recipe}") if run.recipe and run.recipe != run.folder.name else None,
-        element("span", started[:16].replace("T", " ")) if started else None,
+        element("span", started[:16].replace("T", " ") + (" UTC" if started.endswith(("Z", "+00:00")) else "")),
     ]
     warnings = [element("p", text, class_="warning") for text in _unfinished(run)]
     return element(

@@ -38,7 +38,7 @@ def manifest(stage: str, seconds: float, tokens: int = 0, memory: float = 4e8, *
     return {
         "stage": stage,
         "status": "complete",
-        "started": "2026-11-20T13:02:11",
+        "started": "2026-11-20T13:02:11+00:00",
         "wall_seconds": seconds,
         "cpu_seconds": seconds * 1.87,
         "peak_memory_bytes": memory,

@@ -18,6 +18,7 @@ def test_the_first_line_says_what_was_achieved(run, fake):
     assert path == run / "report.html"
     text = fake.read(path).text
     assert re.search(r"From 0 % to 8\d % of held-out questions in 5 min 12 s on 2 CPU cores", text)
+    assert "2026-11-20 13:02 UTC" in text
 
 
 def test_sections_come_in_the_order_one_asks(run, fake):
