@@ -26,14 +26,18 @@ def document_positions(documents: Int[Tensor, "batch time"]) -> Int[Tensor, "bat
     return index - torch.where(starts, index, 0).cummax(dim=1).values
 
 
-def rotary_angles(positions: Int[Tensor, "batch time"], head_dim: int, theta: float) -> Float[Tensor, "batch 1 time half"]:
+def rotary_angles(
+    positions: Int[Tensor, "batch time"], head_dim: int, theta: float
+) -> Float[Tensor, "batch 1 time half"]:
     """Return position x frequency for each pair of channels (RoPE, arXiv 2104.09864 eq. 15)."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     return (positions[..., None].float() * frequencies)[:, None]
 
 
 def rotate(
-    heads: Float[Tensor, "batch heads time head_dim"], cos: Float[Tensor, "batch 1 time half"], sin: Float[Tensor, "batch 1 time half"]
+    heads: Float[Tensor, "batch heads time head_dim"],
+    cos: Float[Tensor, "batch 1 time half"],
+    sin: Float[Tensor, "batch 1 time half"],
 ) -> Float[Tensor, "batch heads time head_dim"]:
     """Turn channel i with channel i + half by the angles: the half-split layout of Llama checkpoints."""
     first, second = heads.chunk(2, dim=-1)
@@ -54,7 +58,7 @@ def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
     if mask is None:
         mask = torch.ones(time, span, dtype=torch.bool, device=queries.device).tril(span - time)[None, None]
     scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype)
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
     mixed = weights.view(batch, kv_heads, group * time, span) @ values
     return mixed.view(batch, heads, time, head_dim)
 

@@ -15,7 +15,9 @@ class ModelSettings(Settings):
     depth: int = Field(4, ge=1, le=128, description="Layers; width, heads and feed-forward size derive from it.")
     width: int | None = Field(None, ge=8, description="Channels of the residual stream.")
     heads: int | None = Field(None, ge=1, description="Attention heads; must divide the width.")
-    kv_heads: int | None = Field(None, ge=1, description="Key and value heads (grouped-query attention); divides heads.")
+    kv_heads: int | None = Field(
+        None, ge=1, description="Key and value heads (grouped-query attention); divides heads."
+    )
     hidden: int | None = Field(None, ge=8, description="Inner channels of the SwiGLU feed-forward.")
     rope_theta: float = Field(10_000.0, gt=0, description="Base of the rotary position angles.")
     norm_epsilon: float = Field(1e-5, gt=0, description="Added inside RMSNorm's root.")

@@ -46,6 +46,7 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
         return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
 
 
@@ -61,6 +62,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(shape.heads * shape.head_dim, shape.width, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        """Mix each position with those its mask lets it see."""
         split = (*x.shape[:2], -1, self.head_dim)
         queries, keys, values = (
             projection(x).view(split).transpose(1, 2)  # (batch, heads, time, head_dim)
@@ -83,6 +85,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map each position on its own."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -98,6 +101,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        """Add what attention, then what the feed-forward finds."""
         x = x + self.dropout(self.self_attn(self.input_layernorm(x), cos, sin, mask, cache))
         return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
 
@@ -187,4 +191,6 @@ def initialise(model: Transformer, generator: torch.Generator) -> Transformer:
 
 def build(shape: Architecture, *, seed: int) -> Transformer:
     """Return a model with fresh weights drawn from `seed`."""
-    return initialise(Transformer(shape), torch.Generator().manual_seed(seed))
+    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator as they are made
+        model = Transformer(shape)
+    return initialise(model, torch.Generator().manual_seed(seed))
