@@ -28,8 +28,8 @@ UNDERSTOOD = "ludus runs plain Llama: no biases, SiLU, unscaled rotary positions
 
 
 def foreign_name(name: str) -> str:
-    """Return a weight's name in Hugging Face's layout: the trunk is called `model` there."""
-    return name if name.startswith("lm_head.") else f"model.{name}"
+    """Return the name of a weight or a layer in Hugging Face's layout: the trunk is called `model` there."""
+    return name if name.split(".")[0] == "lm_head" else f"model.{name}"
 
 
 def config_of(

@@ -93,7 +93,7 @@ def test_the_tokenizer_and_its_special_ids_go_with_the_model(tiny, tmp_path, tok
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tiny, tmp_path, tokenizer):
-    with pytest.raises(TokenizerMismatch, match="has 2.. tokens, the model 61"):
+    with pytest.raises(TokenizerMismatch, match=r"has 2.. tokens, the model 61"):
         save(tiny(), tmp_path / "model", tokenizer)
     assert not (tmp_path / "model").exists()
 
@@ -197,7 +197,7 @@ def test_a_failed_save_leaves_the_old_model(tiny, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ludus.model.exchange.write_json", fail)
-    with pytest.raises(Exception, match="the disk is full.*previous model is untouched"):
+    with pytest.raises(Exception, match=r"the disk is full.*previous model is untouched"):
         save(tiny(seed=3), tmp_path / "model")
     assert torch.equal(load(tmp_path / "model").norm.weight, tiny().norm.weight)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
