@@ -19,11 +19,9 @@ def documents(settings: CorpusSettings, skipped: Counter[str] | None = None) -> 
     """Yield the documents the settings name; files passed over are counted in `skipped` by their kind."""
     skipped = Counter() if skipped is None else skipped
     source, licence = settings.source or "", settings.licence or ""
-    if settings.path and settings.url:
-        raise ConfigError(f"corpus.path ({settings.path}) and corpus.url ({settings.url}) exclude each other; set one")
     if settings.sha256 and not settings.url:
         raise ConfigError("corpus.sha256 checks a download; set corpus.url too, or leave it out")
-    if settings.url:
+    if settings.url and not settings.path:  # a path given beside a recipe's url is that file, had by hand
         file = download(settings.url, settings.sha256)
         name = source or PurePosixPath(urlsplit(settings.url).path).stem
         yield from (_from(document, settings.url) for document in file_documents(file, name, licence, skipped))

@@ -44,7 +44,11 @@ def pad(rows: list[np.ndarray], value: float, length: int | None = None) -> np.n
 
 
 def collate(
-    packs: list[list[tuple[np.ndarray, np.ndarray]]], *, pad_token: int, length: int | None = None, weight: float | None = None
+    packs: list[list[tuple[np.ndarray, np.ndarray]]],
+    *,
+    pad_token: int,
+    length: int | None = None,
+    weight: float | None = None,
 ) -> Batch:
     """Make a batch of packed rows; each row is a list of (tokens, weights), both (length,).
 

@@ -25,7 +25,9 @@ class TokenShards:
         return len(self.tokens) - (len(self.offsets) - 1)
 
 
-def write(folder: Path, documents: Iterable[np.ndarray], *, vocabulary: int, tokenizer_hash: str, num_bytes: int) -> None:
+def write(
+    folder: Path, documents: Iterable[np.ndarray], *, vocabulary: int, tokenizer_hash: str, num_bytes: int
+) -> None:
     """Write documents as uint16, or uint32 when the vocabulary needs it.
 
     Raises:
@@ -42,7 +44,9 @@ def write(folder: Path, documents: Iterable[np.ndarray], *, vocabulary: int, tok
         raise DataError(f"no tokens to write to {folder}; the corpus is empty, set corpus.path to a file with text")
     np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64), allow_pickle=False)
     about = {"dtype": np.dtype(dtype).name, "tokenizer": tokenizer_hash, "tokens": offsets[-1], "bytes": num_bytes}
-    write_json(folder / "tokens.json", about | {"documents": len(offsets) - 1, "bytes_per_token": num_bytes / offsets[-1]})
+    write_json(
+        folder / "tokens.json", about | {"documents": len(offsets) - 1, "bytes_per_token": num_bytes / offsets[-1]}
+    )
 
 
 def read(folder: Path, *, tokenizer_hash: str) -> TokenShards:

@@ -34,10 +34,10 @@ class Rows:
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.tokens, self.weights, self.pieces = tokens, weights, pieces
+        self.stream, self.weights, self.pieces = tokens, weights, pieces
         self.length, self.rows, self.pad_token = length, rows, pad_token
         self.seed, self.rank, self.ranks = seed, rank, ranks
-        self.epoch, self.cursor = 0, 0
+        self.epoch, self.cursor, self.tokens = 0, 0, 0
         self._planned: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
 
     def __iter__(self) -> Iterator[Batch]:
@@ -45,6 +45,7 @@ class Rows:
 
     def __next__(self) -> Batch:
         taken = [self._take() for _ in range(self.ranks)]
+        self.tokens += sum(stop - start for rows in taken for row in rows for start, stop in row)
         return collate([self._read(row) for row in taken[self.rank]], pad_token=self.pad_token, length=self.length)
 
     def _take(self) -> list[list[tuple[int, int]]]:
@@ -71,20 +72,22 @@ class Rows:
 
     def _read(self, row: list[tuple[int, int]]) -> list[tuple[np.ndarray, np.ndarray]]:
         return [
-            (self.tokens[a:b], np.ones(b - a, dtype=np.float32) if self.weights is None else self.weights[a:b])
+            (self.stream[a:b], np.ones(b - a, dtype=np.float32) if self.weights is None else self.weights[a:b])
             for a, b in row
         ]
 
     def state_dict(self) -> dict[str, int]:
         """Return where the source stands."""
-        return {"epoch": self.epoch, "cursor": self.cursor}
+        return {"epoch": self.epoch, "cursor": self.cursor, "tokens": self.tokens}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Stand where `state` says."""
-        self.epoch, self.cursor = state["epoch"], state["cursor"]
+        self.epoch, self.cursor, self.tokens = state["epoch"], state["cursor"], state["tokens"]
 
 
-def pretraining(shards: TokenShards, *, context: int, rows: int, pad_token: int, seed: int, rank: int = 0, ranks: int = 1) -> Rows:
+def pretraining(
+    shards: TokenShards, *, context: int, rows: int, pad_token: int, seed: int, rank: int = 0, ranks: int = 1
+) -> Rows:
     """Read documents in pieces of `context` predictions, cut at other places in each epoch."""
 
     def pieces(epoch: int) -> np.ndarray:
@@ -92,11 +95,21 @@ def pretraining(shards: TokenShards, *, context: int, rows: int, pad_token: int,
         return cut(shards.offsets, context + 1, phase)
 
     return Rows(
-        shards.tokens, None, pieces, length=context + 1, rows=rows, pad_token=pad_token, seed=seed, rank=rank, ranks=ranks
+        shards.tokens,
+        None,
+        pieces,
+        length=context + 1,
+        rows=rows,
+        pad_token=pad_token,
+        seed=seed,
+        rank=rank,
+        ranks=ranks,
     )
 
 
-def in_order(shards: TokenShards, *, context: int, rows: int, pad_token: int, limit: int | None = None) -> Iterator[Batch]:
+def in_order(
+    shards: TokenShards, *, context: int, rows: int, pad_token: int, limit: int | None = None
+) -> Iterator[Batch]:
     """Read every prediction once, for validation; at most `limit` rows, spread evenly over the text."""
     ranges = cut(shards.offsets, context + 1)
     packed = best_fit(ranges[:, 1] - ranges[:, 0], context + 1)

@@ -25,8 +25,10 @@ Metrics = dict[str, float]
 
 
 class Source(Protocol):
-    """A resumable iterator of batches."""
+    """A resumable iterator of batches; `tokens` counts the tokens it has yielded so far."""
 
+    @property
+    def tokens(self) -> int: ...
     def __iter__(self) -> Iterator[Batch]: ...
     def __next__(self) -> Batch: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -103,6 +105,6 @@ def train(
         run.optimizer.step()
         run.optimizer.zero_grad()
         run.step += 1
-        means = {name: mesh.sum(value) / total for name, value in metrics.items()}
+        means = {name: mesh.sum(value) / total for name, value in metrics.items()} | {"gradient_norm": norm}
         for hook in hooks:
-            hook(run, means | {"gradient_norm": norm})
+            hook(run, means)

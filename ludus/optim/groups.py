@@ -59,7 +59,9 @@ class Optimizer:
             for group in part.param_groups:
                 for parameter in group["params"]:
                     if self.names[parameter] in state:
-                        part.state[parameter] = {key: value.clone() for key, value in state[self.names[parameter]].items()}
+                        part.state[parameter] = {
+                            key: value.clone() for key, value in state[self.names[parameter]].items()
+                        }
 
 
 def build(

@@ -110,9 +110,13 @@ def test_a_few_broken_bytes_are_read_as_replacement_characters(tmp_path: Path):
     assert found(tmp_path / "a.txt")[0].text.count("\ufffd") == 1
 
 
-def test_settings_that_exclude_each_other_are_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match="exclude each other"):
-        list(documents(CorpusSettings(path="a", url="https://b")))
+def test_a_path_takes_the_place_of_a_url(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("had by hand")
+    settings = CorpusSettings(path=str(tmp_path / "a.txt"), url="https://example.invalid/a.txt")
+    assert [document.text for document in documents(settings)] == ["had by hand"]
+
+
+def test_a_hash_without_a_url_is_refused():
     with pytest.raises(ConfigError, match=r"corpus\.sha256"):
         list(documents(CorpusSettings(path="a", sha256="0" * 64)))
 

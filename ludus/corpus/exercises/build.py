@@ -14,7 +14,9 @@ from ludus.base.seeds import derive_seed
 from ludus.corpus.exercises.kinds import Exercise, Kind, addition, counting, modules, reversing, sorting, subtraction
 from ludus.corpus.exercises.settings import ExerciseSettings
 
-TRIES = 60  # draws without a new problem before a kind is taken to be exhausted
+TRIES = 5_000  # draws without a new problem before a kind is taken to be exhausted
+LONGEST_NAME = 12  # characters; long names are many tokens, and say nothing more
+TRAINING_SHARES = {"addition": 2, "subtraction": 2}  # carrying takes practice; every other kind has a share of 1
 
 
 def kinds(settings: ExerciseSettings, facts: Sequence[tuple[str, str]] = ()) -> dict[str, Kind]:
@@ -34,8 +36,10 @@ def is_held_out(exercise: Exercise, share: float) -> bool:
     return derive_seed(0, "held out", exercise.problem) / 2**63 < share
 
 
-def draw(made: dict[str, Kind], count: int, *, held_out: bool, share: float, seed: int) -> tuple[list[Exercise], Counter]:
-    """Draw `count` exercises, as many of each kind as the kinds have, none with a wording twice.
+def draw(
+    made: dict[str, Kind], count: int, *, held_out: bool, share: float, seed: int
+) -> tuple[list[Exercise], Counter]:
+    """Draw `count` exercises in turns of the kinds; held-out ones have equal shares and no wording twice.
 
     Returns them with a count of the draws that were left out: on the other side of the split, or repeated.
     """
@@ -44,7 +48,8 @@ def draw(made: dict[str, Kind], count: int, *, held_out: bool, share: float, see
     left_out: Counter[str] = Counter()
     seen: set[str] = set()
     exhausted: set[str] = set()
-    for name in cycle(made):
+    turns = [name for name in made for _ in range(1 if held_out else TRAINING_SHARES.get(name, 1))]
+    for name in cycle(turns):
         if len(found) == count or len(exhausted) == len(made):
             break
         if name in exhausted:
@@ -65,12 +70,13 @@ def draw(made: dict[str, Kind], count: int, *, held_out: bool, share: float, see
 
 
 def facts_of(metadata: Iterable[dict]) -> list[tuple[str, str]]:
-    """Return (name, module) for every definition in the corpus whose name is defined in one module only."""
+    """Return (name, module) for every short name in the corpus that is defined in one module only."""
     homes: dict[str, set[str]] = {}
     for entry in metadata:
         if entry.get("name") and entry.get("module") and entry.get("kind") in ("class", "function"):
             homes.setdefault(entry["name"], set()).add(entry["module"])
-    return sorted((name, next(iter(where))) for name, where in homes.items() if len(where) == 1)
+    facts = ((name, next(iter(where))) for name, where in homes.items() if len(where) == 1)
+    return sorted((name, module) for name, module in facts if max(len(name), len(module)) <= LONGEST_NAME)
 
 
 def build(settings: ExerciseSettings, folder: Path, facts: Sequence[tuple[str, str]], *, seed: int) -> dict:

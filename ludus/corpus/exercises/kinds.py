@@ -24,8 +24,8 @@ class Exercise:
         return self.answer
 
     def rambling(self) -> str:
-        """Answer with an introduction that nobody asked for."""
-        return f"Well, let me think about that. I would say that the answer is {self.answer}."
+        """Answer, then go on talking."""
+        return f"{self.answer}, and I hope that this helps you with whatever it is that you are working on."
 
 
 Kind = Callable[[random.Random], Exercise]
@@ -78,15 +78,13 @@ def reversing(longest: int) -> Kind:
 
 
 def counting(longest: int) -> Kind:
-    """Count one letter among a few others."""
+    """Count letters, up to three more than there are to sort."""
 
     def make(draw: random.Random) -> Exercise:
-        wanted, *others = draw.sample(string.ascii_lowercase, 4)
-        letters = [draw.choice([wanted, wanted, *others]) for _ in range(draw.randint(3, longest))]
+        letters = _letters(draw, longest + 3)
         shown = " ".join(letters)
-        prompt = draw.choice([f"How many times does {wanted} occur in {shown}?", f"Count the letter {wanted} in {shown}"])
-        answer = str(letters.count(wanted))
-        return Exercise("counting", f"count {wanted} in {shown}", prompt, answer)
+        prompt = draw.choice([f"How many letters are in {shown}?", f"Count these letters: {shown}"])
+        return Exercise("counting", f"count {shown}", prompt, str(len(letters)))
 
     return make
 

@@ -1,0 +1,91 @@
+"""The verbs that make things: read a recipe, print what it says or run its stages."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ludus.base.config import Resolved, bare_keys, describe, preset_names, resolve
+from ludus.base.console import say
+from ludus.cli.arguments import parse_recipe_arguments
+from ludus.cli.verbs import VERBS
+from ludus.recipes.schema import Recipe
+
+PRESETS = Path(__file__).parent.parent / "recipes" / "presets"
+FLAGS = {"--help": False, "--print-config": False, "--folder": True}
+USAGE = """usage: ludus {verb} [RECIPE] [key=value ...] [--folder FOLDER] [--print-config]
+
+{doc}.
+
+RECIPE is a YAML file or one of: {presets}. Settings come from their defaults, then the recipe, then the
+environment (LUDUS__MODEL__DEPTH=6), then the command line (model.depth=6). The run's folder is runs/NAME.
+--print-config shows every value and where it comes from, and runs nothing.
+"""
+
+
+def main(verb: str, argv: Sequence[str]) -> int:
+    """Run a verb."""
+    section = verb if verb in Recipe.model_fields else None
+    arguments = parse_recipe_arguments(argv, FLAGS, bare_keys(Recipe, section))
+    if "--help" in arguments.flags:
+        say(help_text(verb))
+        return 0
+    resolved = resolve(
+        Recipe,
+        recipe=arguments.recipe,
+        presets=PRESETS,
+        environment=os.environ,
+        overrides=arguments.overrides,
+        section=section,
+    )
+    if "--print-config" in arguments.flags:
+        say(resolved.render())
+        return 0
+    folder = arguments.flags.get("--folder")
+    return execute(resolved, verb, Path(str(folder)) if folder else Path("runs") / resolved.settings.name)
+
+
+def help_text(verb: str) -> str:
+    """Return usage and every setting the verb reads."""
+    entry = VERBS[verb]
+    usage = USAGE.format(verb=verb, doc=entry.doc.capitalize(), presets=", ".join(preset_names(PRESETS)))
+    return usage + "\n" + describe(Recipe, ("name", "stages", "seed", "precision", "threads", *entry.sections))
+
+
+def execute(resolved: Resolved[Recipe], verb: str, folder: Path) -> int:
+    """Run the stages of a verb in a folder, and say how to go on."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    import torch
+
+    from ludus.learning.interruption import Interrupted
+    from ludus.recipes import chain
+    from ludus.recipes.place import Place
+
+    torch.set_num_threads(resolved.settings.threads or 1)
+    place = Place(resolved.settings, folder, resolved.origins)
+    say(f"ludus {verb}: {resolved.settings.name} in {folder}, {resolved.settings.threads} threads")
+    try:
+        chain.run(place, verb)
+    except Interrupted as stopped:
+        say(f"\n{stopped}\ncontinue with: ludus resume {folder}")
+        return stopped.code
+    except KeyboardInterrupt:
+        say(f"\nstopped; what was finished is kept\ncontinue with: ludus resume {folder}")
+        return 130
+    farewell(place, verb)
+    return 0
+
+
+def farewell(place, verb: str) -> None:  # noqa: ANN001 -- importing the type imports torch
+    """Print the results table of a whole run, and how to use what it made."""
+    import json
+
+    from ludus.recipes.evaluate import FOLDER, table
+
+    results = place.folder / FOLDER / "results.json"
+    if verb == "run" and results.is_file():
+        content = json.loads(results.read_text(encoding="utf-8"))
+        say("\n" + "\n".join(table(content["questions"], content["stages"])))
+    if any((place.model(stage) / "config.json").is_file() for stage in ("pretrain", "sft", "dpo", "grpo")):
+        say(f"\nchat with it:      ludus chat {place.folder}")
+    if (place.folder / "report.html").is_file():
+        say(f"open the report:   {(place.folder / 'report.html').resolve().as_uri()}")

@@ -1,0 +1,114 @@
+"""What happens after a step: hooks `(run, metrics) -> None`, called in the order given.
+
+A hook may add to the metrics, which later hooks see; so the log comes after whatever measures, and the checkpoint after
+the log: a checkpoint acknowledges the lines before it.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from ludus.base.console import Meter, say
+from ludus.base.errors import DiskFull
+from ludus.data.batch import Batch
+from ludus.learning import checkpoints
+from ludus.learning.interruption import Asked, Interrupted
+from ludus.learning.loop import Hook, Metrics, Objective, Run
+from ludus.model.transformer import Transformer
+from ludus.runs.metrics import MetricsLog
+
+NATS_PER_BIT = 0.6931471805599453
+
+
+def every(steps: int, hook: Hook, *, last: int | None = None) -> Hook:
+    """Call `hook` after each `steps` steps, and after step number `last`."""
+
+    def sometimes(run: Run, metrics: Metrics) -> None:
+        if run.step % steps == 0 or run.step == last:
+            hook(run, metrics)
+
+    return sometimes
+
+
+def validate(objective: Objective, batches: Callable[[], Iterable[Batch]], *, bytes_per_unit: float | None) -> Hook:
+    """Add `validation_loss`, in nats a unit, and `bits_per_byte` where a unit stands for a number of bytes."""
+
+    def hook(run: Run, metrics: Metrics) -> None:
+        loss = mean_loss(run.model, objective, batches())
+        metrics["validation_loss"] = loss
+        if bytes_per_unit:
+            metrics["bits_per_byte"] = loss / NATS_PER_BIT / bytes_per_unit
+
+    return hook
+
+
+@torch.no_grad()
+def mean_loss(model: Transformer, objective: Objective, batches: Iterable[Batch]) -> float:
+    """Return the objective's mean over batches, without dropout and without gradients."""
+    training = model.training
+    model.eval()
+    total = weight = 0.0
+    for batch in batches:
+        total += float(objective(model, batch)["loss"])
+        weight += batch.weight
+    model.train(training)
+    return total / weight
+
+
+def log(target: MetricsLog) -> Hook:
+    """Write a line a step: the step, its rate and time, the metrics and whatever the source says of its last batch."""
+    begun = time.monotonic()
+
+    def hook(run: Run, metrics: Metrics) -> None:
+        facts = {"step": run.step, "learning_rate_factor": run.schedule(run.step - 1), "tokens": run.source.tokens}
+        metrics |= getattr(run.source, "metrics", {})
+        target.append(facts | metrics | {"seconds": round(time.monotonic() - begun, 3)})
+
+    return hook
+
+
+def checkpoint(folder: Path, target: MetricsLog, *, keep: int) -> Hook:
+    """Save the whole run; a full disk costs this checkpoint, never an older one."""
+
+    def hook(run: Run, metrics: Metrics) -> None:
+        target.sync()
+        try:
+            checkpoints.save(folder, run.step, run.state_dict(), keep=keep)
+        except DiskFull as problem:
+            say(f"warning: checkpoint of step {run.step} not saved: {problem}")
+
+    return hook
+
+
+def progress(meter: Meter, show: Sequence[str] = ("loss",)) -> Hook:
+    """Move a progress bar."""
+
+    def hook(run: Run, metrics: Metrics) -> None:
+        meter.update(run.step, **{name: f"{metrics[name]:.3f}" for name in show if name in metrics})
+
+    return hook
+
+
+def stop_when(asked: Asked, save: Hook) -> Hook:
+    """Save and raise `Interrupted` once a signal has asked for it."""
+
+    def hook(run: Run, metrics: Metrics) -> None:
+        if asked.number is not None:
+            save(run, metrics)
+            raise Interrupted(asked.number, run.step)
+
+    return hook
+
+
+def resume(run: Run, folder: Path, target: MetricsLog) -> bool:
+    """Continue from the newest checkpoint, dropping what was logged after it; say whether there was one."""
+    newest = checkpoints.latest(folder)
+    if newest is None:
+        target.truncate(0)
+        return False
+    _, state = checkpoints.load(newest)
+    run.load_state_dict(state)
+    target.truncate(run.step + 1)
+    return True

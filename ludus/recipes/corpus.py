@@ -1,0 +1,40 @@
+"""Corpus: read documents, clean them, drop copies, split them, and account for everything."""
+
+from pathlib import Path
+
+from ludus.base.console import say
+from ludus.base.files import folder_in_progress
+from ludus.corpus.build import build
+from ludus.recipes.place import Made, Place, Stage
+from ludus.runs.manifest import Manifest
+
+
+def make(place: Place, manifest: Manifest) -> Made:
+    """Build the corpus."""
+    with folder_in_progress(place.corpus) as folder:
+        report = build(place.recipe.corpus, folder, place.recipe.seed)
+    read, kept = report["read"], report["kept"]
+    say(
+        f"  read {read['documents']:,} documents ({read['characters']:,} characters) from {', '.join(report['sources'])}"
+    )
+    for reason, lost in report["dropped"].items():
+        say(f"  dropped as {reason}: {lost['documents']:,} documents, {lost['characters']:,} characters")
+    for split in ("train", "validation"):
+        say(f"  {split}: {report[split]['documents']:,} documents, {report[split]['characters']:,} characters")
+    say(f"  {report['split']}")
+    return Made({"documents": place.corpus}, summary={"read": read, "kept": kept})
+
+
+def inputs(place: Place) -> dict[str, Path]:
+    """Return the files the corpus is read from, so that a change of theirs is noticed."""
+    path = place.recipe.corpus.path
+    return {"source": Path(path).expanduser()} if path else {}
+
+
+STAGE = Stage(
+    name="corpus",
+    settings=lambda recipe: {"corpus": recipe.corpus.model_dump(mode="json"), "seed": recipe.seed},
+    inputs=inputs,
+    needs=lambda place: [],
+    make=make,
+)

@@ -1,0 +1,95 @@
+"""Direct preference optimisation, and its control: the same pairs and steps without the preference term."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ludus.base.console import say
+from ludus.base.files import folder_in_progress, sha256_json
+from ludus.base.seeds import derive_seed
+from ludus.corpus.exercises.build import read
+from ludus.data.pairs import Pair, Pairs
+from ludus.generation.engine import Sampling
+from ludus.learning.loop import Objective
+from ludus.learning.objectives.preference import direct_preference
+from ludus.learning.reference import reference_logps
+from ludus.model.transformer import Transformer
+from ludus.recipes.conversations import example, fitting, style_pairs
+from ludus.recipes.place import Made, Place, Stage
+from ludus.recipes.training import Fit, fit, load_base, prepare, questions, tuning_inputs, tuning_needs, tuning_settings
+from ludus.runs.artefacts import sha256_artefact
+from ludus.runs.manifest import Manifest
+from ludus.text.conversations import read_preferences
+from ludus.text.tokenizer import Tokenizer
+
+
+def make(place: Place, manifest: Manifest) -> Made:
+    """Prefer the better of two answers."""
+    settings = place.recipe.dpo
+    return _fit(place, manifest, "dpo", direct_preference(settings.beta, likelihood=settings.likelihood))
+
+
+def make_control(place: Place, manifest: Manifest) -> Made:
+    """Learn the better answers as such; what DPO adds is what it does beyond this."""
+    return _fit(place, manifest, "dpo-control", direct_preference(0.0, likelihood=place.recipe.dpo.likelihood or 1.0))
+
+
+def _fit(place: Place, manifest: Manifest, name: str, objective: Objective) -> Made:
+    recipe, settings = place.recipe, place.recipe.dpo
+    model, tokenizer, base = load_base(place, "dpo")
+    pairs = preferences(place, tokenizer)
+    reference = cached_reference(place.stage("dpo") / "reference", base, model, pairs, tokenizer.pad)
+    work = Fit(
+        name=name,
+        settings=settings,
+        model=prepare(place, model, settings),
+        tokenizer=tokenizer,
+        objective=objective,
+        source=Pairs(
+            pairs, reference, size=settings.pairs, pad_token=tokenizer.pad, seed=derive_seed(recipe.seed, "dpo")
+        ),
+        prompts=questions(place, tokenizer),
+        sampling=Sampling(recipe.evaluate.max_new_tokens, frozenset([tokenizer.end]), temperature=0),
+        show=("loss", "margin"),
+    )
+    return fit(place, manifest, work, base=base)
+
+
+def preferences(place: Place, tokenizer: Tokenizer) -> list[Pair]:
+    """Return the pairs of a person's file, or as many exercises in two styles as the steps will use."""
+    settings, context = place.recipe.dpo, place.recipe.data.context
+    if settings.data:
+        read_pairs = [Pair(example(tokenizer, a), example(tokenizer, b)) for a, b in read_preferences(settings.data)]
+        longest = [max(pair, key=lambda answer: len(answer[0])) for pair in read_pairs]
+        kept = {id(answer[0]) for answer in fitting(longest, context)}
+        return [pair for pair, answer in zip(read_pairs, longest, strict=True) if id(answer[0]) in kept]
+    wanted = settings.steps * settings.accumulate * settings.pairs
+    return style_pairs(tokenizer, read(place.exercises / "train.jsonl")[:wanted])
+
+
+def cached_reference(folder: Path, base: Path, model: Transformer, pairs: list[Pair], pad_token: int) -> np.ndarray:
+    """Return the reference's log-probabilities, computed once for this model and this data."""
+    texts = [[answer[0].tolist() for answer in pair] for pair in pairs]
+    key = sha256_json([sha256_artefact(base), texts])
+    file = folder / f"{key[:16]}.npy"
+    if file.exists():
+        say("  reference log-probabilities: as computed before")
+        return np.load(file, allow_pickle=False)
+    found = reference_logps(model, pairs, pad_token=pad_token)
+    with folder_in_progress(folder) as temp:
+        np.save(temp / file.name, found, allow_pickle=False)
+    return found
+
+
+def _stage(name: str, make: Callable[[Place, Manifest], Made]) -> Stage:
+    return Stage(
+        name=name,
+        settings=tuning_settings("dpo"),
+        inputs=tuning_inputs("dpo"),
+        needs=tuning_needs("dpo"),
+        make=make,
+    )
+
+
+STAGE, CONTROL = _stage("dpo", make), _stage("dpo-control", make_control)

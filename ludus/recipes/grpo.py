@@ -1,0 +1,71 @@
+"""Reinforcement learning with a verifier: sample groups of answers, reward the right ones, follow the advantage."""
+
+import copy
+
+from ludus.adapters.surgery import adapters, switched_off
+from ludus.base.seeds import derive_seed
+from ludus.corpus.exercises.build import read
+from ludus.generation.engine import Completion, Sampling
+from ludus.learning.loop import Source
+from ludus.learning.objectives.policy import clipped_policy
+from ludus.model.transformer import Transformer
+from ludus.recipes.conversations import question
+from ludus.recipes.place import Made, Place, Stage
+from ludus.recipes.training import Fit, fit, load_base, prepare, questions, tuning_inputs, tuning_needs, tuning_settings
+from ludus.rollouts.rewards import Verdict, verify
+from ludus.rollouts.source import Rollouts, WithReference
+from ludus.runs.manifest import Manifest
+from ludus.text.tokenizer import Tokenizer
+
+
+def make(place: Place, manifest: Manifest) -> Made:
+    """Reinforce right answers."""
+    recipe, settings = place.recipe, place.recipe.grpo
+    model, tokenizer, base = load_base(place, "grpo")
+    reference = copy.deepcopy(model) if settings.kl else None
+    model = prepare(place, model, settings)
+    if reference is not None and any(adapters(model)):
+        reference = switched_off(model)  # costs no memory
+    work = Fit(
+        name="grpo",
+        settings=settings,
+        model=model,
+        tokenizer=tokenizer,
+        objective=clipped_policy(low=settings.clip_low, high=settings.clip_high, kl=settings.kl),
+        source=source(place, model, tokenizer, reference),
+        prompts=questions(place, tokenizer),
+        sampling=Sampling(recipe.evaluate.max_new_tokens, frozenset([tokenizer.end]), temperature=0),
+        show=("reward", "entropy"),
+    )
+    return fit(place, manifest, work, base=base)
+
+
+def source(place: Place, model: Transformer, tokenizer: Tokenizer, reference: Transformer | None) -> Source:
+    """Return rollouts on the training exercises, rewarded 1 where the verifier finds the right answer."""
+    recipe, settings = place.recipe, place.recipe.grpo
+    exercises = read(place.exercises / "train.jsonl")
+
+    def score(index: int, completion: Completion) -> float:
+        response = tokenizer.decode(completion.tokens)
+        verdict = verify(response, exercises[index].answer, finished=completion.finish == "stop")
+        return float(verdict is Verdict.CORRECT)
+
+    rollouts = Rollouts(
+        model,
+        [question(tokenizer, exercise) for exercise in exercises],
+        score,
+        settings.rollouts,
+        stop=tokenizer.end,
+        seed=derive_seed(recipe.seed, "grpo"),
+        splits=settings.accumulate,
+    )
+    return WithReference(rollouts, reference) if reference is not None else rollouts
+
+
+STAGE = Stage(
+    name="grpo",
+    settings=tuning_settings("grpo"),
+    inputs=tuning_inputs("grpo"),
+    needs=tuning_needs("grpo"),
+    make=make,
+)

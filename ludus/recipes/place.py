@@ -1,0 +1,80 @@
+"""Where a run's artefacts lie, and what a stage is: a name, what it needs, what decides it, and how it is made."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ludus.recipes.schema import Recipe
+from ludus.runs.manifest import Manifest
+
+TRAINED = ("pretrain", "sft", "dpo", "grpo")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One run: its recipe, where each value came from, and its folder."""
+
+    recipe: Recipe
+    folder: Path
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def stage(self, name: str) -> Path:
+        """Return the folder of a stage."""
+        return self.folder / name
+
+    def model(self, stage: str) -> Path:
+        """Return where a stage leaves its model."""
+        return self.folder / stage / "model"
+
+    @property
+    def corpus(self) -> Path:
+        """The clean documents."""
+        return self.folder / "corpus" / "documents"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer."""
+        return self.folder / "tokenizer" / "tokenizer"
+
+    @property
+    def tokens(self) -> Path:
+        """The corpus as token shards, `train` and `validation`."""
+        return self.folder / "tokenizer" / "tokens"
+
+    @property
+    def exercises(self) -> Path:
+        """The exercises, `train.jsonl` and `held_out.jsonl`."""
+        return self.folder / "exercises" / "questions"
+
+    def before(self, stage: str) -> str:
+        """Name the trained stage that comes before `stage` in this recipe; pretraining where it leaves one out."""
+        earlier = [name for name in TRAINED[: TRAINED.index(stage)] if name in self.recipe.stages]
+        return earlier[-1] if earlier else "pretrain"
+
+    def base(self, stage: str) -> Path:
+        """Return the model a stage starts from: the one that was set, else that of the stage before."""
+        from ludus.runs.folder import find_model
+
+        chosen = getattr(self.recipe, stage).base
+        return find_model(chosen) if chosen else self.model(self.before(stage))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage leaves behind, by name, and figures worth keeping."""
+
+    outputs: Mapping[str, Path]
+    tokens: int = 0
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A link of the chain. `inputs` are artefacts by name; `needs` the stages that make them."""
+
+    name: str
+    settings: Callable[[Recipe], Mapping[str, Any]]
+    inputs: Callable[[Place], Mapping[str, Path]]
+    needs: Callable[[Place], list[str]]
+    make: Callable[[Place, Manifest], Made]

@@ -1,0 +1,117 @@
+"""The schema of a recipe: every setting of every stage, in one tree. Free of torch.
+
+Each floor owns its settings; here they are only put together, with the defaults that differ from stage to stage.
+"""
+
+from typing import Any, Literal
+
+from ludus.adapters.settings import AdapterSettings, NoAdapter
+from ludus.base.config import Field, Settings
+from ludus.corpus.exercises.settings import ExerciseSettings
+from ludus.corpus.settings import CorpusSettings
+from ludus.learning.settings import TrainingSettings
+from ludus.model.settings import ModelSettings
+
+from ludus.rollouts.settings import RolloutSettings
+from ludus.text.settings import TokenizerSettings
+
+StageName = Literal["corpus", "tokenizer", "pretrain", "exercises", "sft", "dpo", "grpo", "evaluate", "report"]
+ALL: list[StageName] = ["corpus", "tokenizer", "pretrain", "exercises", "sft", "dpo", "grpo", "evaluate", "report"]
+CONTEXT_DOC = "Longest piece of text the model sees at once."
+
+
+class DataSettings(Settings):
+    """How token rows are cut."""
+
+    context: int = Field(128, ge=8, description=CONTEXT_DOC, json_schema_extra={"unit": "tokens"})
+
+
+class PretrainSettings(TrainingSettings):
+    """Next-token prediction on the corpus, from fresh weights."""
+
+    rows: int = Field(32, ge=1, description="Rows of data.context tokens in a micro-batch.")
+    validation_rows: int = Field(400, ge=1, description="At most so many rows in a validation.")
+    prompts: list[str] = Field(
+        ["The module", "Return the", "An example of"], description="Beginnings that every sample continues."
+    )
+    sample_tokens: int = Field(60, ge=1, description="Length of a sample.", json_schema_extra={"unit": "tokens"})
+
+
+class TuningSettings(TrainingSettings):
+    """What every stage after pretraining has: where it starts and what it trains."""
+
+    base: str | None = Field(None, description="Model to start from, instead of the stage before.")
+    adapter: AdapterSettings = Field(default=NoAdapter(), description="What to train: all weights, or an adapter.")
+
+
+class SftSettings(TuningSettings):
+    """Supervised fine-tuning; the loss covers what the assistant says."""
+
+    rows: int = Field(32, ge=1, description="Packed rows of data.context tokens in a micro-batch.")
+    data: str | None = Field(
+        None, description="JSONL of conversations (messages, or prompt and completion), not exercises."
+    )
+    rambling_share: float = Field(0.5, ge=0, le=1, description="Share of exercises answered in the rambling style.")
+
+
+class DpoSettings(TuningSettings):
+    """Direct preference optimisation: concise answers over rambling ones, both right."""
+
+    steps: int = Field(40, ge=1, description="Optimizer steps.", json_schema_extra={"unit": "steps"})
+    pairs: int = Field(64, ge=1, description="Pairs in a micro-batch.", json_schema_extra={"unit": "pairs"})
+    beta: float = Field(0.1, gt=0, description="How strongly a preference is held against leaving the reference.")
+    likelihood: float = Field(1.0, ge=0, description="Weight of the chosen answer's NLL per token.")
+    control: bool = Field(
+        True, description="Also train on the likelihood term alone, to tell what the preference adds."
+    )
+    data: str | None = Field(None, description="JSONL of prompt, chosen, rejected, instead of exercises.")
+
+
+class GrpoSettings(TuningSettings):
+    """Group relative policy optimisation against a verifier."""
+
+    steps: int = Field(
+        150, ge=1, description="Optimizer steps, each on one rollout.", json_schema_extra={"unit": "steps"}
+    )
+    rollouts: RolloutSettings = RolloutSettings()
+    clip_low: float = Field(0.2, gt=0, lt=1, description="How far below 1 the ratio may fall.")
+    clip_high: float = Field(0.2, gt=0, description="How far above 1 the ratio may rise.")
+    kl: float = Field(0.0, ge=0, description="Weight of the divergence from the model the stage starts from.")
+
+
+class EvaluateSettings(Settings):
+    """The held-out questions, asked of every model of the run, greedily."""
+
+    max_new_tokens: int = Field(40, ge=1, description="Longest answer.", json_schema_extra={"unit": "tokens"})
+    questions: int | None = Field(None, ge=1, description="Held-out questions to ask.")
+    rows: int = Field(256, ge=1, description="Questions answered at a time.")
+
+    def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
+        """Ask every held-out exercise."""
+        return {"questions": (root.exercises.held_out, "all of exercises.held_out")}
+
+
+class Recipe(Settings):
+    """Everything a run is made of."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="The run's folder is runs/NAME.")
+    stages: list[StageName] = Field(ALL, min_length=1, description="Stages of `ludus run`, in this order.")
+    seed: int = Field(0, ge=0, description="Decides everything random.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of matrix products while training.")
+    threads: int | None = Field(None, ge=1, description="Processor threads; the last digits of a result depend on it.")
+    corpus: CorpusSettings = CorpusSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    exercises: ExerciseSettings = ExerciseSettings()
+    sft: SftSettings = SftSettings()
+    dpo: DpoSettings = DpoSettings()
+    grpo: GrpoSettings = GrpoSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
+        """Use the processors this process may use."""
+        import os
+
+        return {"threads": (len(os.sched_getaffinity(0)), "the processors this process may use")}

@@ -1,0 +1,68 @@
+"""Supervised fine-tuning: conversations packed into rows, the loss on what the assistant says."""
+
+import numpy as np
+
+from ludus.base.console import say
+from ludus.base.seeds import derive_seed
+from ludus.corpus.exercises.build import read
+from ludus.data.sources import Rows
+from ludus.generation.engine import Sampling
+from ludus.learning.objectives.next_token import next_token
+from ludus.recipes.conversations import example, fitting, in_both_styles
+from ludus.recipes.place import Made, Place, Stage
+from ludus.recipes.training import Fit, fit, load_base, prepare, questions, tuning_inputs, tuning_needs, tuning_settings
+from ludus.runs.manifest import Manifest
+from ludus.text.conversations import read_conversations
+from ludus.text.tokenizer import Tokenizer
+
+
+def make(place: Place, manifest: Manifest) -> Made:
+    """Fine-tune a model on conversations."""
+    recipe, settings = place.recipe, place.recipe.sft
+    model, tokenizer, base = load_base(place, "sft")
+    model = prepare(place, model, settings)
+    work = Fit(
+        name="sft",
+        settings=settings,
+        model=model,
+        tokenizer=tokenizer,
+        objective=next_token,
+        source=source(place, tokenizer),
+        prompts=questions(place, tokenizer),
+        sampling=Sampling(recipe.evaluate.max_new_tokens, frozenset([tokenizer.end]), temperature=0),
+    )
+    return fit(place, manifest, work, base=base)
+
+
+def source(place: Place, tokenizer: Tokenizer) -> Rows:
+    """Render, check and pack the conversations."""
+    recipe, settings = place.recipe, place.recipe.sft
+    if settings.data:
+        conversations = read_conversations(settings.data)
+    else:
+        conversations = in_both_styles(
+            read(place.exercises / "train.jsonl"), rambling_share=settings.rambling_share, seed=recipe.seed
+        )
+    examples = fitting([example(tokenizer, messages) for messages in conversations], recipe.data.context)
+    stops = np.cumsum([len(tokens) for tokens, _ in examples])
+    pieces = np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1)
+    weights = np.concatenate([weights for _, weights in examples])
+    say(f"  {len(examples):,} conversations, {stops[-1]:,} tokens, of which {int(weights.sum()):,} are learned")
+    return Rows(
+        np.concatenate([tokens for tokens, _ in examples]),
+        weights,
+        lambda epoch: pieces,
+        length=recipe.data.context + 1,
+        rows=settings.rows,
+        pad_token=tokenizer.pad,
+        seed=derive_seed(recipe.seed, "sft"),
+    )
+
+
+STAGE = Stage(
+    name="sft",
+    settings=tuning_settings("sft"),
+    inputs=tuning_inputs("sft"),
+    needs=tuning_needs("sft"),
+    make=make,
+)

@@ -1,0 +1,163 @@
+"""What every training stage shares: the model at its precision, the hooks, the resumption and the folder it leaves."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ludus.adapters import files as adapter_files
+from ludus.adapters.apply import apply
+from ludus.adapters.surgery import adapters, merge
+from ludus.base.console import Meter, say
+from ludus.base.seeds import derive_seed
+from ludus.corpus.exercises.build import read
+from ludus.generation.engine import Sampling, generate
+from ludus.learning import hooks
+from ludus.learning.interruption import listening
+from ludus.learning.loop import Metrics, Objective, Run, Source, train
+from ludus.learning.precision import choose
+from ludus.learning.settings import TrainingSettings
+from ludus.model import exchange
+from ludus.model.transformer import Transformer
+from ludus.optim import groups, schedules
+from ludus.parallel import mesh
+from ludus.recipes.conversations import question
+from ludus.recipes.place import Made, Place
+from ludus.recipes.schema import Recipe
+from ludus.runs.manifest import Manifest
+from ludus.runs.metrics import MetricsLog
+from ludus.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One training stage, ready to run: what is particular to it. `prompts` are continued at each sample."""
+
+    name: str
+    settings: TrainingSettings
+    model: Transformer
+    tokenizer: Tokenizer
+    objective: Objective
+    source: Source
+    prompts: Mapping[str, list[int]]
+    sampling: Sampling
+    validation: hooks.Hook | None = None
+    show: tuple[str, ...] = ("loss",)
+
+
+def prepare(place: Place, model: Transformer, settings: Any) -> Transformer:
+    """Set a model's precision and attach the adapter that the settings ask for."""
+    model.precision, reason = choose(place.recipe.precision)
+    say(f"  {_millions(model)} parameters, {str(model.precision).removeprefix('torch.')} matrix products ({reason})")
+    adapter = getattr(settings, "adapter", None)
+    if adapter is None:
+        return model
+    return apply(model, adapter, seed=derive_seed(place.recipe.seed, "adapter"))
+
+
+def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None) -> Made:
+    """Train, or continue training, and leave the model with its card in the stage's folder."""
+    settings, folder = work.settings, place.stage(work.name)
+    torch.manual_seed(derive_seed(place.recipe.seed, work.name, "torch"))
+    optimizer = groups.build(work.model.named_parameters(), settings.optimizer, precision=work.model.precision)
+    schedule = schedules.build(settings.schedule, settings.steps)
+    run = Run(folder, work.model, optimizer, schedule, work.source)
+    metrics = MetricsLog(folder / "metrics.jsonl")
+    samples = MetricsLog(folder / "samples.jsonl")
+    if hooks.resume(run, folder / "checkpoints", metrics):
+        samples.truncate(run.step + 1)
+        say(f"  resuming after step {run.step} of {settings.steps}")
+    else:
+        samples.truncate(0)
+    with listening() as asked, Meter(f"  {work.name}", settings.steps, start=run.step) as meter:
+        save = hooks.checkpoint(folder / "checkpoints", metrics, keep=settings.keep)
+        after = [
+            hooks.every(settings.validate_every or 1, work.validation, last=settings.steps)
+            if work.validation
+            else None,
+            hooks.log(metrics),
+            hooks.every(settings.sample_every or 1, _sample(work, samples), last=settings.steps),
+            hooks.every(settings.checkpoint_every or 1, save, last=settings.steps),
+            hooks.every(settings.checkpoint_every or 1, lambda run, _: manifest.update(tokens=run.source.tokens)),
+            hooks.progress(meter, work.show),
+            hooks.stop_when(asked, save),
+        ]
+        train(
+            run,
+            work.objective,
+            steps=settings.steps,
+            accumulate=settings.accumulate,
+            clip=settings.clip,
+            mesh=mesh.current(),
+            hooks=[hook for hook in after if hook],
+        )
+    return _leave(place, work, run, base)
+
+
+def _leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:
+    folder = place.stage(work.name)
+    outputs = {"model": folder / "model"}
+    if any(adapters(work.model)):
+        outputs["adapter"] = folder / "adapter"
+        adapter_files.save(work.model, outputs["adapter"], base=str(base or ""))
+        merge(work.model)
+    facts = {"run": place.recipe.name, "stage": work.name, "steps": run.step}
+    exchange.save(work.model, outputs["model"], work.tokenizer, facts)
+    return Made(outputs, tokens=run.source.tokens, summary={"steps": run.step})
+
+
+def _sample(work: Fit, samples: MetricsLog) -> hooks.Hook:
+    """Continue the prompts, greedily or with a generator of its own, so that sampling never disturbs the training."""
+
+    def hook(run: Run, metrics: Metrics) -> None:
+        generator = torch.Generator().manual_seed(derive_seed(0, "samples"))
+        completions = generate(run.model, list(work.prompts.values()), work.sampling, generator=generator)
+        for prompt, completion in zip(work.prompts, completions, strict=True):
+            samples.append({"step": run.step, "prompt": prompt, "text": work.tokenizer.decode(completion.tokens)})
+
+    return hook
+
+
+def _millions(model: Transformer) -> str:
+    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M"
+
+
+def load_base(place: Place, stage: str) -> tuple[Transformer, Tokenizer, Path]:
+    """Load the model a stage starts from, with the tokenizer that belongs to it."""
+    folder = place.base(stage)
+    return exchange.load(folder), Tokenizer.load(folder), folder
+
+
+def questions(place: Place, tokenizer: Tokenizer) -> dict[str, list[int]]:
+    """Return one held-out question of each kind, to be answered at every sample; none without exercises."""
+    file = place.exercises / "held_out.jsonl"
+    firsts = {exercise.kind: exercise for exercise in reversed(read(file))} if file.exists() else {}
+    return {exercise.prompt: question(tokenizer, exercise) for exercise in firsts.values()}
+
+
+def tuning_settings(stage: str) -> Callable[[Recipe], dict[str, Any]]:
+    """Return what decides the outcome of a tuning stage."""
+    return lambda recipe: recipe.model_dump(mode="json", include={stage, "data", "seed", "precision", "threads"})
+
+
+def tuning_inputs(stage: str) -> Callable[[Place], dict[str, Path]]:
+    """Return the artefacts a tuning stage starts from."""
+
+    def inputs(place: Place) -> dict[str, Path]:
+        data = getattr(getattr(place.recipe, stage), "data", None)
+        return {"base": place.base(stage), "data": Path(data) if data else place.exercises}
+
+    return inputs
+
+
+def tuning_needs(stage: str) -> Callable[[Place], list[str]]:
+    """Return the stages a tuning stage comes after; none where the recipe brings base and data itself."""
+
+    def needs(place: Place) -> list[str]:
+        settings = getattr(place.recipe, stage)
+        before = [] if settings.base else [place.before(stage)]
+        return before + ([] if getattr(settings, "data", None) else ["exercises"])
+
+    return needs
