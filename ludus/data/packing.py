@@ -8,7 +8,7 @@ def cut(offsets: np.ndarray, length: int, phase: int = 0) -> np.ndarray:
 
     Neighbouring pieces of a document share one token, the last of one being the first of the next, so that every token
     but a document's first is predicted exactly once. A `phase` in [0, length - 1) shortens each document's first piece,
-    so that cuts fall elsewhere in another epoch.
+    so that cuts fall elsewhere in another epoch. An empty document has no pieces.
     """
     stride = length - 1
     pieces = []
@@ -17,7 +17,7 @@ def cut(offsets: np.ndarray, length: int, phase: int = 0) -> np.ndarray:
         if phase and stop - start > length:
             pieces.append((start, start + phase + 1))
             first = start + phase
-        begins = range(first, max(stop - 1, first + 1), stride)
+        begins = range(first, max(stop - 1, first + 1), stride) if stop > start else ()
         pieces.extend((begin, min(begin + length, stop)) for begin in begins)
     return np.array(pieces, dtype=np.int64).reshape(-1, 2)
 

@@ -1,6 +1,5 @@
 """Token shards on disk: one memory-mapped array, an index of documents, and whose tokens they are."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +57,15 @@ def read(folder: Path, *, tokenizer_hash: str) -> TokenShards:
     """
     try:
         about = read_json(folder / "tokens.json")
-    except (FileNotFoundError, json.JSONDecodeError) as error:
-        raise DataError(f"{folder} holds no token shards; make them with `ludus tokenizer`") from error
+    except DataError as problem:
+        raise DataError(f"{folder} holds no token shards ({problem}); make them with `ludus tokenizer`") from None
     if about["tokenizer"] != tokenizer_hash:
         raise TokenizerMismatch(
             f"{folder} was made with tokenizer {about['tokenizer'][:8]}, this run uses {tokenizer_hash[:8]}; "
             "make the tokens again with `ludus tokenizer`"
         )
-    tokens = np.memmap(folder / "tokens.bin", dtype=about["dtype"], mode="r")
-    return TokenShards(tokens, np.load(folder / "offsets.npy", allow_pickle=False), about["bytes"])
+    try:
+        tokens = np.memmap(folder / "tokens.bin", dtype=about["dtype"], mode="r", shape=(about["tokens"],))
+        return TokenShards(tokens, np.load(folder / "offsets.npy", allow_pickle=False), about["bytes"])
+    except (OSError, ValueError) as problem:  # missing, or shorter than it was
+        raise DataError(f"{folder} is damaged ({problem}); make the tokens again with `ludus tokenizer`") from None

@@ -17,7 +17,8 @@ def restrict(logits: Float[Tensor, "rows vocab"], *, top_k: int = 0, top_p: floa
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(dim=-1)
         before = probabilities.cumsum(dim=-1) - probabilities
-        beyond = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
+        outside = (before >= top_p) & (before > 0)  # nothing is before the best, which stays even at top_p = 0
+        beyond = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, outside)
         logits = logits.masked_fill(beyond, float("-inf"))
     return logits
 

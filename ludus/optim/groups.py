@@ -1,7 +1,7 @@
 """Which parameter gets which optimizer and rate, by its role, and the one optimizer the loop sees.
 
 Roles: `embedding`, `head`, `matrix` (two dimensions inside a layer), `scalar` (norms and other vectors). Weight decay
-touches matrices only. Frozen parameters are left out.
+never touches scalars; under Muon it touches `matrix` only. Frozen parameters are left out.
 """
 
 from collections.abc import Iterable, Mapping

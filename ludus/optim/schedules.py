@@ -17,6 +17,7 @@ class Schedule:
     factor: Callable[[int], float]
 
     def __call__(self, step: int) -> float:
+        """Return the factor of the peak rate for the update after `step` updates."""
         return self.factor(step)
 
     def __mul__(self, other: "Schedule") -> "Schedule":

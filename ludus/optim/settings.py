@@ -10,7 +10,7 @@ class AdamWSettings(Settings):
 
     kind: Literal["adamw"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0, description="Peak rate, reached after warm-up.")
-    weight_decay: float = Field(0.1, ge=0, description="Decoupled decay, on matrices only.")
+    weight_decay: float = Field(0.1, ge=0, description="Decoupled decay, on everything but norms.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
     beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the second moment.")
 
@@ -22,7 +22,7 @@ class MuonSettings(Settings):
     learning_rate: float = Field(0.02, gt=0, description="Peak rate of the matrices.")
     adamw_learning_rate: float = Field(0.005, gt=0, description="Peak rate of embedding, head and norms.")
     momentum: float = Field(0.95, ge=0, lt=1, description="Nesterov momentum of the matrices.")
-    weight_decay: float = Field(0.01, ge=0, description="Decoupled decay, on matrices only.")
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled decay of the matrices.")
 
 
 OptimizerSettings = Annotated[AdamWSettings | MuonSettings, Field(discriminator="kind")]

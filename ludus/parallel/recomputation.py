@@ -1,8 +1,9 @@
-"""Trade time for memory: forget a layer's activations and compute them again in the backward pass (arXiv 1604.06174)."""
+"""Time for memory: forget a layer's activations and compute them again in the backward pass (arXiv 1604.06174)."""
 
 import functools
+from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
@@ -14,7 +15,7 @@ def recompute(model: nn.Module, every: int = 1) -> nn.Module:
     return model
 
 
-def _recomputed(layer: nn.Module, forward, *arguments):  # noqa: ANN001, ANN202
+def _recomputed(layer: nn.Module, forward: Callable[..., Tensor], *arguments: object) -> Tensor:
     if layer.training:
-        return checkpoint(forward, *arguments, use_reentrant=False)
+        return checkpoint(forward, *arguments, use_reentrant=False)  # type: ignore[return-value]
     return forward(*arguments)

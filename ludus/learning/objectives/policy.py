@@ -18,11 +18,12 @@ def clipped_policy(*, low: float, high: float, kl: float = 0.0) -> Callable[[Tra
 
     The ratio is kept in [1 - low, 1 + high] (apart as in DAPO, arXiv 2503.14476 eq. 8). `kl` weighs the estimator k3,
     exp(d) - 1 - d with d = log reference - log policy, times the ratio, so that its gradient is that of the KL.
-    Metrics are weighted like the loss, except `entropy`, `clipped` and `gap`, which are means over tokens.
+    Metrics are weighted like the loss, except `ratio`, `entropy`, `clipped` and `gap`: means over a batch's tokens.
     """
 
     def objective(model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        assert batch.old_logps is not None and batch.advantages is not None
+        assert batch.old_logps is not None
+        assert batch.advantages is not None
         logps, entropy = token_logps(model, batch, entropy=True)
         ratio = (logps - batch.old_logps).exp()
         gain = torch.minimum(ratio * batch.advantages, ratio.clamp(1 - low, 1 + high) * batch.advantages)
@@ -34,7 +35,7 @@ def clipped_policy(*, low: float, high: float, kl: float = 0.0) -> Callable[[Tra
             loss = loss + kl * ratio * k3
             metrics["kl"] = (batch.weights * k3).sum()
         active = batch.weights != 0
-        per_token = batch.weight / active.sum()  # the loop divides by the weight; these are means over tokens
+        per_token = batch.weight / active.sum().clamp(min=1)  # means over tokens, since the loop divides by the weight
         outside = ((ratio < 1 - low) & (batch.advantages < 0)) | ((ratio > 1 + high) & (batch.advantages > 0))
         return {
             "loss": (batch.weights * loss).sum(),
