@@ -1,1 +1,1 @@
-"""What every floor stands on: errors, configuration, files, seeds and the console. Knows nothing of text, models or training."""
+"""What every floor stands on: errors, configuration, files, seeds, console. Knows nothing of text, models, training."""

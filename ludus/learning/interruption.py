@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupted(Exception):  # noqa: N818 -- it is no error
+class Interrupted(Exception):
     """The run was asked to stop and has saved; `code` is the exit code a shell expects (128 + signal)."""
 
     def __init__(self, number: int, step: int) -> None:
@@ -21,6 +21,7 @@ class Asked:
         self.number: int | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Note the first signal; let a second one through."""
         if self.number is not None:
             raise KeyboardInterrupt
         self.number = number

@@ -60,7 +60,6 @@ def fitting(examples: Sequence[Example], context: int) -> list[Example]:
     if not kept:
         raise DataError(f"none of {len(examples)} conversations fits into data.context={context} tokens; raise it")
     if len(kept) < len(examples):
-        say(
-            f"  left out: {len(examples) - len(kept):,} of {len(examples):,} conversations, longer than {context} tokens"
-        )
+        lost = len(examples) - len(kept)
+        say(f"  left out: {lost:,} of {len(examples):,} conversations, longer than {context} tokens")
     return kept

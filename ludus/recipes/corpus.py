@@ -14,9 +14,8 @@ def make(place: Place, manifest: Manifest) -> Made:
     with folder_in_progress(place.corpus) as folder:
         report = build(place.recipe.corpus, folder, place.recipe.seed)
     read, kept = report["read"], report["kept"]
-    say(
-        f"  read {read['documents']:,} documents ({read['characters']:,} characters) from {', '.join(report['sources'])}"
-    )
+    sources = ", ".join(report["sources"])
+    say(f"  read {read['documents']:,} documents ({read['characters']:,} characters) from {sources}")
     for reason, lost in report["dropped"].items():
         say(f"  dropped as {reason}: {lost['documents']:,} documents, {lost['characters']:,} characters")
     for split in ("train", "validation"):

@@ -11,7 +11,6 @@ from ludus.corpus.exercises.settings import ExerciseSettings
 from ludus.corpus.settings import CorpusSettings
 from ludus.learning.settings import TrainingSettings
 from ludus.model.settings import ModelSettings
-
 from ludus.rollouts.settings import RolloutSettings
 from ludus.text.settings import TokenizerSettings
 

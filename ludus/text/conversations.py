@@ -1,7 +1,7 @@
 """Conversations and preferences that a person brings, as JSON Lines.
 
-A line is `{"messages": [...]}`, `{"prompt", "completion"}`, or for preferences `{"prompt", "chosen", "rejected"}`, where
-an answer may also be a list of messages.
+A line is `{"messages": [...]}`, `{"prompt", "completion"}`, or for preferences `{"prompt", "chosen", "rejected"}`,
+where an answer may also be a list of messages.
 """
 
 import json

@@ -7,7 +7,8 @@ names its value and the reason, and is asked only after everything the user said
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+import pydantic
+from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
@@ -25,10 +26,15 @@ class Settings(BaseModel):
         return {}
 
 
+def Field(*default: Any, **facts: Any) -> Any:  # noqa: N802 -- it stands where pydantic's own would
+    """Declare a field as pydantic does; type checkers see a default that is given by position here, and not there."""
+    return pydantic.Field(*default, **facts)
+
+
 def derived(*, description: str, unit: str | None = None, **constraints: Any) -> Any:
     """Declare a field that `Settings.derive` fills when the user does not.
 
     The annotation needs no `| None`: after the configuration is resolved there is a value.
     """
     extra: Any = {"unit": unit} if unit else None
-    return Field(default=None, validate_default=False, description=description, json_schema_extra=extra, **constraints)  # pyright: ignore[reportCallIssue]
+    return Field(default=None, validate_default=False, description=description, json_schema_extra=extra, **constraints)
