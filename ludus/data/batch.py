@@ -18,13 +18,15 @@ class Batch:
     """Rows of tokens with a weight for each prediction.
 
     `weights[:, t]` is the loss weight of predicting `tokens[:, t + 1]`; 0 where nothing is to be learned.
-    `documents` numbers the documents of a packed row (padding has numbers of its own); None when each row is one.
+    `documents` numbers the documents of a packed row (padding has numbers of its own); None when each row is one. Where
+    document 0 is `shared`, it is a prefix that the others continue: one prompt, computed once for all its answers.
     """
 
     tokens: Int[Tensor, "batch time"]
     weights: Float[Tensor, "batch predictions"]
     weight: float
     documents: Int[Tensor, "batch time"] | None = None
+    shared: bool = False
     old_logps: Float[Tensor, "batch predictions"] | None = None
     reference_logps: Float[Tensor, "..."] | None = None
     advantages: Float[Tensor, "batch predictions"] | None = None

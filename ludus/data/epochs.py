@@ -6,11 +6,11 @@ from ludus.base.seeds import derive_seed
 
 
 class Epochs:
-    """Deal out the numbers below `count`, shuffled anew in each epoch; `tokens` counts what its owner has yielded."""
+    """Deal out the numbers below `count`, shuffled anew in each epoch."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
-        self.epoch, self.cursor, self.tokens = 0, 0, 0
+        self.epoch, self.cursor = 0, 0
 
     def take(self, number: int) -> list[int]:
         """Return the next numbers; the end of an epoch is filled from the next, so that none is left out."""
@@ -26,8 +26,8 @@ class Epochs:
 
     def state_dict(self) -> dict[str, int]:
         """Return where the order stands."""
-        return {"epoch": self.epoch, "cursor": self.cursor, "tokens": self.tokens}
+        return {"epoch": self.epoch, "cursor": self.cursor}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Stand where `state` says."""
-        self.epoch, self.cursor, self.tokens = state["epoch"], state["cursor"], state["tokens"]
+        self.epoch, self.cursor = state["epoch"], state["cursor"]

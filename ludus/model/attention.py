@@ -10,20 +10,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def document_mask(documents: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch 1 time time"]:
-    """Let each token see itself and the earlier tokens of its own document."""
+def document_mask(documents: Int[Tensor, "batch time"], *, shared: bool = False) -> Bool[Tensor, "batch 1 time time"]:
+    """Let each token see itself and the earlier tokens of its own document, and of document 0 where it is `shared`."""
     time = documents.shape[1]
     causal = torch.ones(time, time, dtype=torch.bool, device=documents.device).tril()
-    same = documents[:, :, None] == documents[:, None, :]  # (batch, time, time)
-    return (same & causal)[:, None]
+    visible = documents[:, :, None] == documents[:, None, :]  # (batch, time, time)
+    if shared:
+        visible = visible | (documents == 0)[:, None, :]
+    return (visible & causal)[:, None]
 
 
-def document_positions(documents: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
-    """Count positions from 0 within each run of equal document numbers."""
+def document_positions(documents: Int[Tensor, "batch time"], *, shared: bool = False) -> Int[Tensor, "batch time"]:
+    """Count positions from 0 within each run of equal document numbers; after document 0, where it is `shared`."""
     index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
     starts = torch.ones_like(documents, dtype=torch.bool)
     starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    return index - torch.where(starts, index, 0).cummax(dim=1).values
+    within = index - torch.where(starts, index, 0).cummax(dim=1).values
+    if not shared:
+        return within
+    prefix = (documents == 0).sum(dim=1, keepdim=True)
+    return torch.where(documents == 0, within, within + prefix)
 
 
 def rotary_angles(

@@ -135,19 +135,20 @@ class Transformer(nn.Module):
         *,
         positions: Int[Tensor, "batch time"] | None = None,
         documents: Int[Tensor, "batch time"] | None = None,
+        shared: bool = False,
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch time channels"]:
         """Return the final hidden states, before the head.
 
         `documents` numbers the document of each token in a packed row: tokens never see another document, and positions
-        restart. With a `cache`, `tokens` continue what the cache holds and `documents` must be None.
+        restart; where document 0 is `shared`, the others see it and count on from it. With a `cache`, `tokens` continue what the cache holds and `documents` must be None.
         """
         mask = None
         if cache is not None:
             positions, mask = cache.positions(tokens.shape[1]), cache.mask(tokens.shape[1])
         elif documents is not None:
-            mask = document_mask(documents)
-            positions = document_positions(documents) if positions is None else positions
+            mask = document_mask(documents, shared=shared)
+            positions = document_positions(documents, shared=shared) if positions is None else positions
         elif positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         angles = rotary_angles(positions, self.shape.head_dim, self.shape.rope_theta)

@@ -58,6 +58,7 @@ def source(place: Place, model: Transformer, tokenizer: Tokenizer, reference: Tr
         stop=tokenizer.end,
         seed=derive_seed(recipe.seed, "grpo"),
         splits=settings.accumulate,
+        kinds=[exercise.kind for exercise in exercises] if settings.rollouts.curriculum else None,
     )
     return WithReference(rollouts, reference) if reference is not None else rollouts
 

@@ -5,6 +5,7 @@ comes from one generator, which is part of its state: a resumed run samples the 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,22 +13,24 @@ import numpy as np
 import torch
 
 from ludus.base.seeds import derive_seed
-from ludus.data.batch import Batch, pad
-from ludus.data.epochs import Epochs
+from ludus.data.batch import Batch, collate, pad
 from ludus.generation.engine import Completion, Sampling, generate
 from ludus.learning.objectives.logps import frozen_logps
 from ludus.model.transformer import Transformer
 from ludus.rollouts.advantages import group_advantages
+from ludus.rollouts.curriculum import Curriculum
 from ludus.rollouts.settings import RolloutSettings
 
 Score = Callable[[int, Completion], float]  # (number of the prompt, what was sampled) -> reward
+Row = tuple[Sequence[int], list[Completion], list[float]]  # a prompt, its group of answers and their advantages
 
 
-class Rollouts(Epochs):
+class Rollouts:
     """Yield each rollout as `splits` batches, so that a step of `accumulate=splits` is one rollout.
 
-    Groups whose rewards are all equal have no gradient and are not run again; they still count in the weight.
-    `metrics` holds what the last rollout looked like.
+    A row is a question and its group of answers, the question computed once for all of them. Groups whose rewards are
+    all equal have no gradient and are not run again; they still count in the weight. `metrics` describes the last
+    rollout; `kinds` names the kind of each prompt, for the curriculum.
     """
 
     def __init__(
@@ -40,14 +43,16 @@ class Rollouts(Epochs):
         stop: int,
         seed: int,
         splits: int = 1,
+        kinds: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(len(prompts), derive_seed(seed, "prompts"))
         self.policy, self.prompts, self.score, self.settings = policy, prompts, score, settings
         self.sampling = Sampling(settings.max_new_tokens, frozenset([stop]))
         self.splits = splits
+        self.curriculum = Curriculum(kinds or [""] * len(prompts), derive_seed(seed, "prompts"))
         self.generator = torch.Generator().manual_seed(derive_seed(seed, "rollouts"))
         self.pending: list[Batch] = []
         self.metrics: dict[str, float] = {}
+        self.tokens = 0
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -59,25 +64,24 @@ class Rollouts(Epochs):
         return self.pending.pop(0)
 
     def _roll_out(self) -> list[Batch]:
-        chosen, group = self.take(self.settings.prompts), self.settings.group
-        completions = generate(
-            self.policy, [self.prompts[index] for index in chosen], self.sampling, generator=self.generator, group=group
-        )
+        chosen, group = self.curriculum.take(self.settings.prompts), self.settings.group
+        prompts = [self.prompts[index] for index in chosen]
+        completions = generate(self.policy, prompts, self.sampling, generator=self.generator, group=group)
         self.tokens += sum(len(completion.tokens) for completion in completions)
-        rewards = torch.tensor([self.score(chosen[n // group], each) for n, each in enumerate(completions)])
-        advantages = group_advantages(
-            rewards.view(-1, group), baseline=self.settings.baseline, scale=self.settings.scale
-        ).flatten()
-        self.metrics = _describe(rewards.view(-1, group), completions)
-        useful = [row for row in range(len(completions)) if advantages[row] != 0]
-        useful.sort(key=lambda row: len(self.prompts[chosen[row // group]]) + len(completions[row].tokens))
-        weight = self._weight(completions) / self.splits
-        return [
-            self._collate(
-                [(self.prompts[chosen[row // group]], completions[row], advantages[row].item()) for row in rows], weight
-            )
-            for rows in np.array_split(np.array(useful, dtype=int), self.splits)
+        scores = [self.score(chosen[n // group], completion) for n, completion in enumerate(completions)]
+        rewards = torch.tensor(scores).view(-1, group)
+        self.curriculum.observe(dict(zip(chosen, rewards.mean(dim=1).tolist(), strict=True)))
+        self.metrics = _describe(rewards, completions)
+        advantages = group_advantages(rewards, baseline=self.settings.baseline, scale=self.settings.scale)
+        rows = [
+            (prompts[row], completions[row * group : (row + 1) * group], advantages[row].tolist())
+            for row in range(len(prompts))
+            if advantages[row].any()
         ]
+        rows.sort(key=lambda row: len(row[0]) + sum(len(completion.tokens) for completion in row[1]))
+        bounds = np.linspace(0, len(rows), self.splits + 1).astype(int)
+        weight = self._weight(completions) / self.splits
+        return [self._collate(rows[a:b], weight) for a, b in itertools.pairwise(bounds)]
 
     def _weight(self, completions: list[Completion]) -> float:
         tokens = sum(len(completion.tokens) for completion in completions)
@@ -87,34 +91,45 @@ class Rollouts(Epochs):
         lengths = {"token": 1, "sequence": len(completion.tokens), "constant": self.settings.max_new_tokens}
         return 1.0 / lengths[self.settings.aggregation]
 
-    def _collate(self, rows: list[tuple[Sequence[int], Completion, float]], weight: float) -> Batch:
-        tokens, weights, logps, advantages = [], [], [], []
-        for prompt, completion, advantage in rows:
-            before, after = np.zeros(len(prompt) - 1), np.ones(len(completion.tokens))
-            tokens.append(np.array([*prompt, *completion.tokens]))
-            weights.append(np.concatenate([before, after * self._token_weight(completion)]))
-            logps.append(np.concatenate([before, completion.logps]))
-            advantages.append(np.concatenate([before, after * advantage]))
-        if not rows:
-            tokens, weights, logps, advantages = [np.zeros(2, dtype=int)], [np.zeros(1)], [np.zeros(1)], [np.zeros(1)]
-        return Batch(
-            tokens=torch.from_numpy(pad(tokens, 0)),
-            weights=torch.from_numpy(pad(weights, 0)).float(),
-            weight=weight,
-            old_logps=torch.from_numpy(pad(logps, 0)).float(),
-            advantages=torch.from_numpy(pad(advantages, 0)).float(),
+    def _collate(self, rows: list[Row], weight: float) -> Batch:
+        """Lay out rows: the question but for its last token, then that token with each of the answers."""
+        packs, logps, advantages = [], [], []
+        for prompt, completions, row_advantages in rows:
+            head, last = np.array(prompt[:-1]), prompt[-1]
+            answers = [
+                (np.array([last, *each.tokens]), np.full(len(each.tokens) + 1, self._token_weight(each), np.float32))
+                for each in completions
+            ]
+            packs.append([(head, np.zeros(len(head), np.float32)), *answers])
+            before = np.zeros(len(head))
+            logps.append(np.concatenate([before, *([0.0, *each.logps] for each in completions)]))
+            repeated = np.repeat(row_advantages, [len(each.tokens) + 1 for each in completions])
+            advantages.append(np.concatenate([before, repeated]))
+        if not rows:  # every group was of one mind: a batch without a gradient
+            packs, logps, advantages = [[(np.zeros(2), np.zeros(2))]], [np.zeros(2)], [np.zeros(2)]
+        batch = collate(packs, pad_token=0, weight=weight)
+        return dataclasses.replace(
+            batch,
+            shared=bool(rows),
+            old_logps=torch.from_numpy(pad(logps, 0)).float()[:, 1:],
+            advantages=torch.from_numpy(pad(advantages, 0)).float()[:, 1:],
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the source stands, its random state and what it has not yet yielded."""
-        pending = [batch.state_dict() for batch in self.pending]
-        return super().state_dict() | {"generator": self.generator.get_state(), "pending": pending}
+        return {
+            "curriculum": self.curriculum.state_dict(),
+            "generator": self.generator.get_state(),
+            "pending": [batch.state_dict() for batch in self.pending],
+            "tokens": self.tokens,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where `state` says."""
-        super().load_state_dict(state)
+        self.curriculum.load_state_dict(state["curriculum"])
         self.generator.set_state(state["generator"])
         self.pending = [Batch(**fields) for fields in state["pending"]]
+        self.tokens = state["tokens"]
 
 
 def _describe(rewards: torch.Tensor, completions: list[Completion]) -> dict[str, float]:

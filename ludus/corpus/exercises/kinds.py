@@ -25,7 +25,7 @@ class Exercise:
 
     def rambling(self) -> str:
         """Answer, then go on talking."""
-        return f"{self.answer}, and I hope that this helps you with whatever it is that you are working on."
+        return f"{self.answer}, and I do hope that this helps you."
 
 
 Kind = Callable[[random.Random], Exercise]
@@ -90,17 +90,15 @@ def counting(longest: int) -> Kind:
 
 
 def modules(facts: Sequence[tuple[str, str]]) -> Kind:
-    """Ask which module defines a name, over two lines of documentation of which one has the answer.
+    """Ask which module defines a name, after the line of documentation that says so.
 
     `facts` are (name, module) pairs in which every name is unique.
     """
 
     def make(draw: random.Random) -> Exercise:
-        asked, other = draw.sample(facts, 2)
-        lines = [f"{name} is in the module {module}." for name, module in draw.sample([asked, other], 2)]
-        name, module = asked
+        name, module = draw.choice(facts)
         question = draw.choice([f"Which module defines {name}?", f"Where is {name} defined?"])
-        return Exercise("modules", f"module of {name}", " ".join([*lines, question]), module)
+        return Exercise("modules", f"module of {name}", f"{name} is in the module {module}. {question}", module)
 
     return make
 

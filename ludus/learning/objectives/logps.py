@@ -21,7 +21,7 @@ class TokenLogps(NamedTuple):
 def token_logps(model: Transformer, batch: Batch, *, entropy: bool = False) -> TokenLogps:
     """Return log p(token t + 1 | tokens up to t) in float32, running the output head on weighted positions only."""
     documents = None if batch.documents is None else batch.documents[:, :-1]
-    hidden = model.hidden(batch.tokens[:, :-1], documents=documents)
+    hidden = model.hidden(batch.tokens[:, :-1], documents=documents, shared=batch.shared)
     wanted = batch.weights != 0  # (batch, predictions)
     logits = model.logits(hidden[wanted])  # (wanted, vocab)
     found = -F.cross_entropy(logits, batch.tokens[:, 1:][wanted], reduction="none")
