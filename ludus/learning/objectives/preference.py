@@ -16,7 +16,7 @@ from ludus.model.transformer import Transformer
 def direct_preference(beta: float, *, likelihood: float = 0.0) -> Callable[[Transformer, Batch], dict[str, Tensor]]:
     """Return DPO (arXiv 2305.18290 eq. 7), plus `likelihood` times the chosen answer's NLL per token.
 
-    The sum is that of arXiv 2404.19733 eq. 3.
+    The sum is that of arXiv 2404.19733 §2.
     Without the likelihood term a small model may push both answers down while loss and margin look fine. `beta = 0`
     leaves the likelihood term alone: the control that tells what the preference itself adds.
     """
