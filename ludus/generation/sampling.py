@@ -39,5 +39,19 @@ def sample(
         tokens = logits.argmax(dim=-1)
         return tokens, logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
     logps = restrict(logits / temperature, top_k=top_k, top_p=top_p).log_softmax(dim=-1)
-    tokens = torch.multinomial(logps.exp(), 1, generator=generator)
-    return tokens[:, 0], logps.gather(1, tokens)[:, 0]
+    tokens = _draw(logps.exp(), generator)
+    return tokens, logps.gather(1, tokens[:, None])[:, 0]
+
+
+def _draw(probabilities: Float[Tensor, "rows vocab"], generator: torch.Generator | None) -> Int[Tensor, " rows"]:
+    """Invert the cumulative distribution at one uniform number a row.
+
+    torch.multinomial draws a number for each entry of the vocabulary, which cost half of all sampling time on a CPU.
+    Taking the first entry that lies strictly above the number passes over forbidden tokens, which add nothing.
+    """
+    cumulative = probabilities.cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    where = torch.rand(total.shape, generator=generator, device=total.device) * total
+    # A product rounded up to the total itself would point past the end; step to just below it.
+    where = torch.minimum(where, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, where, right=True)[:, 0]

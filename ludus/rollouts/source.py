@@ -22,6 +22,7 @@ from ludus.rollouts.curriculum import Curriculum
 from ludus.rollouts.settings import RolloutSettings
 
 Score = Callable[[int, Completion], float]  # (number of the prompt, what was sampled) -> reward
+ROWS = 1024  # answers sampled at a time
 Row = tuple[Sequence[int], list[Completion], list[float]]  # a prompt, its group of answers and their advantages
 
 
@@ -66,7 +67,9 @@ class Rollouts:
     def _roll_out(self) -> list[Batch]:
         chosen, group = self.curriculum.take(self.settings.prompts), self.settings.group
         prompts = [self.prompts[index] for index in chosen]
-        completions = generate(self.policy, prompts, self.sampling, generator=self.generator, group=group)
+        completions = generate(
+            self.policy, prompts, self.sampling, generator=self.generator, group=group, rows=ROWS
+        )
         self.tokens += sum(len(completion.tokens) for completion in completions)
         scores = [self.score(chosen[n // group], completion) for n, completion in enumerate(completions)]
         rewards = torch.tensor(scores).view(-1, group)
@@ -80,8 +83,12 @@ class Rollouts:
         ]
         rows.sort(key=lambda row: len(row[0]) + sum(len(completion.tokens) for completion in row[1]))
         bounds = np.linspace(0, len(rows), self.splits + 1).astype(int)
-        weight = self._weight(completions) / self.splits
-        return [self._collate(rows[a:b], weight) for a, b in itertools.pairwise(bounds)]
+        parts = [rows[a:b] for a, b in itertools.pairwise(bounds)]
+        # In proportion to its tokens, so that means over tokens do not depend on the splits either.
+        sizes = [sum(len(completion.tokens) for row in part for completion in row[1]) for part in parts]
+        weight, whole = self._weight(completions), sum(sizes)
+        shares = [size / whole for size in sizes] if whole else [1 / self.splits] * self.splits
+        return [self._collate(part, weight * share) for part, share in zip(parts, shares, strict=True)]
 
     def _weight(self, completions: list[Completion]) -> float:
         tokens = sum(len(completion.tokens) for completion in completions)

@@ -16,7 +16,7 @@ from ludus.corpus.exercises.settings import ExerciseSettings
 
 TRIES = 5_000  # draws without a new problem before a kind is taken to be exhausted
 LONGEST_NAME = 12  # characters; long names are many tokens, and say nothing more
-TRAINING_SHARES = {"addition": 2, "subtraction": 2}  # carrying takes practice; every other kind has a share of 1
+TRAINING_SHARES = {"addition": 3, "subtraction": 3}  # carrying takes practice; every other kind has a share of 1
 
 
 def kinds(settings: ExerciseSettings, facts: Sequence[tuple[str, str]] = ()) -> dict[str, Kind]:
