@@ -141,7 +141,8 @@ class Transformer(nn.Module):
         """Return the final hidden states, before the head.
 
         `documents` numbers the document of each token in a packed row: tokens never see another document, and positions
-        restart; where document 0 is `shared`, the others see it and count on from it. With a `cache`, `tokens` continue what the cache holds and `documents` must be None.
+        restart; where document 0 is `shared`, the others see it and count on from it. With a `cache`, `tokens` continue
+        what the cache holds and `documents` must be None.
         """
         mask = None
         if cache is not None:
