@@ -15,6 +15,7 @@ class KVCache:
         self.keys = torch.empty(size, dtype=dtype, device=starts.device)
         self.values = torch.empty(size, dtype=dtype, device=starts.device)
         self.starts = starts  # index of each row's first real token; what lies before is padding
+        self.context = shape.context
         self.length = 0
 
     def positions(self, time: int) -> Int[Tensor, "batch time"]:
@@ -23,10 +24,14 @@ class KVCache:
         return (index[None] - self.starts[:, None]).clamp(min=0)
 
     def mask(self, time: int) -> Bool[Tensor, "batch 1 time span"]:
-        """Let each new token see itself and the real tokens before it."""
+        """Let each new token see itself and the real tokens before it, as far back as the model's context.
+
+        Rotary attention depends on distances only, so a text longer than the context is continued through a sliding
+        window: no distance occurs that training has not seen.
+        """
         span = torch.arange(self.length + time, device=self.starts.device)
         queries = span[self.length :, None]
-        causal = span <= queries  # (time, span)
+        causal = (span <= queries) & (span > queries - self.context)  # (time, span)
         real = span >= self.starts[:, None]  # (batch, span)
         itself = span == queries  # so that no padding row is empty, which would make NaN
         return ((causal & real[:, None]) | itself)[:, None]
