@@ -60,6 +60,11 @@ def latest(folder: Path | str) -> Path | None:
     return max(_checkpoints(Path(folder)), default=(0, None))[1]
 
 
+def step_of(path: Path) -> int:
+    """Return the step that a checkpoint's name tells."""
+    return int(path.name.removeprefix("step-"))
+
+
 def load(path: Path | str) -> tuple[int, dict[str, Any]]:
     """Return the step and the state of one checkpoint, on the CPU, equal to what was saved in value, type and dtype.
 

@@ -17,7 +17,7 @@ from ludus.learning import checkpoints
 from ludus.learning.interruption import Asked, Interrupted
 from ludus.learning.loop import Hook, Metrics, Objective, Run
 from ludus.model.transformer import Transformer
-from ludus.runs.metrics import MetricsLog
+from ludus.runs.metrics import MetricsLog, read
 
 NATS_PER_BIT = 0.6931471805599453
 
@@ -58,8 +58,12 @@ def mean_loss(model: Transformer, objective: Objective, batches: Iterable[Batch]
 
 
 def log(target: MetricsLog) -> Hook:
-    """Write a line a step: the step, its rate and time, the metrics and whatever the source says of its last batch."""
-    begun = time.monotonic()
+    """Write a line a step: the step, its rate, the metrics and whatever the source says of its last batch.
+
+    `seconds` counts the time spent training, that of earlier processes included.
+    """
+    earlier = read(target.path)
+    begun = time.monotonic() - (earlier[-1]["seconds"] if earlier else 0.0)
 
     def hook(run: Run, metrics: Metrics) -> None:
         facts = {"step": run.step, "learning_rate_factor": run.schedule(run.step - 1), "tokens": run.source.tokens}
@@ -70,12 +74,17 @@ def log(target: MetricsLog) -> Hook:
 
 
 def checkpoint(folder: Path, target: MetricsLog, *, keep: int) -> Hook:
-    """Save the whole run; a full disk costs this checkpoint, never an older one."""
+    """Save the whole run, once a step; a full disk costs this checkpoint, never an older one."""
+    saved = 0
 
     def hook(run: Run, metrics: Metrics) -> None:
+        nonlocal saved
+        if saved == run.step:
+            return
         target.sync()
         try:
             checkpoints.save(folder, run.step, run.state_dict(), keep=keep)
+            saved = run.step
         except DiskFull as problem:
             say(f"warning: checkpoint of step {run.step} not saved: {problem}")
 
@@ -91,13 +100,14 @@ def progress(meter: Meter, show: Sequence[str] = ("loss",)) -> Hook:
     return hook
 
 
-def stop_when(asked: Asked, save: Hook) -> Hook:
-    """Save and raise `Interrupted` once a signal has asked for it."""
+def stop_when(asked: Asked, save: Hook, folder: Path) -> Hook:
+    """Save into `folder` and raise `Interrupted` once a signal has asked for it."""
 
     def hook(run: Run, metrics: Metrics) -> None:
         if asked.number is not None:
             save(run, metrics)
-            raise Interrupted(asked.number, run.step)
+            newest = checkpoints.latest(folder)
+            raise Interrupted(asked.number, run.step, checkpoints.step_of(newest) if newest else 0)
 
     return hook
 

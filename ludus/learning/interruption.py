@@ -7,10 +7,14 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved; `code` is the exit code a shell expects (128 + signal)."""
+    """The run was asked to stop after step `step`; `saved` is the step of its newest checkpoint, 0 without one.
 
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; everything is saved")
+    `code` is the exit code a shell expects (128 + signal).
+    """
+
+    def __init__(self, number: int, step: int, saved: int) -> None:
+        kept = "everything is saved" if saved == step else f"what is saved ends with step {saved}"
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; {kept}")
         self.code = 128 + number
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ludus.base.errors import DataError
+from ludus.base.errors import CheckpointError, DataError
 from ludus.data.batch import Batch
 from ludus.model.transformer import Transformer
 from ludus.optim.groups import Optimizer
@@ -67,8 +67,17 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
-        parameters = dict(self.model.named_parameters())
+        """Take it back.
+
+        Raises:
+            CheckpointError: it is not the state of this model's trainable weights.
+        """
+        parameters = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        if state["model"].keys() != parameters.keys():
+            raise CheckpointError(
+                f"the checkpoint holds {len(state['model'])} trained weights, this stage trains {len(parameters)}: "
+                "it belongs to another version of ludus; start the stage again"
+            )
         with torch.no_grad():
             for name, value in state["model"].items():
                 parameters[name].copy_(value)
