@@ -1,6 +1,6 @@
 """Token shards on disk: one memory-mapped array, an index of documents, and whose tokens they are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,12 @@ class TokenShards:
     def predictions(self) -> int:
         """Count the tokens that are predicted: all but each document's first."""
         return len(self.tokens) - (len(self.offsets) - 1)
+
+
+def joined(documents: Sequence[np.ndarray], *, num_bytes: int) -> TokenShards:
+    """Hold documents as shards in memory."""
+    offsets = np.cumsum([0, *(len(document) for document in documents)])
+    return TokenShards(np.concatenate(documents), offsets, num_bytes)
 
 
 def write(

@@ -1,14 +1,15 @@
 """The chain: which stages a verb needs, which of them are up to date, and running the rest in order.
 
 A stage is up to date when its settings and the hashes of its inputs are those it was made from, and its outputs are as
-it left them. A finished stage that has to be made again is set aside first, never overwritten.
+it left them. What was made otherwise is set aside, never overwritten, and taken back when it is asked for again: a
+mistyped setting costs nothing.
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ludus.base.console import say
 from ludus.base.files import write_json
 from ludus.recipes import corpus, dpo, evaluate, exercises, grpo, pretrain, report, sft, tokenizer
 from ludus.recipes.place import Place, Stage
-from ludus.runs.artefacts import artefact
+from ludus.runs.artefacts import artefact, check_readable
 from ludus.runs.folder import hold
 from ludus.runs.manifest import MANIFEST, Manifest, fingerprint
 
@@ -63,6 +64,7 @@ def run(place: Place, verb: str, *, command: Sequence[str] | None = None) -> Non
     names = chosen(place, verb)
     command = list(sys.argv if command is None else command)
     with hold(place.folder) as held:
+        _look_for_what_is_brought(place, names)
         known = _known_stages(place.folder)
         order = [name for name in STAGES if name in {*known, *names}]
         held.describe(place.recipe.name, order, verb=verb)
@@ -76,13 +78,15 @@ def run(place: Place, verb: str, *, command: Sequence[str] | None = None) -> Non
 
 def _make(place: Place, stage: Stage, title: str, command: list[str]) -> None:
     folder, settings, inputs = place.stage(stage.name), stage.settings(place.recipe), stage.inputs(place)
-    recorded = {name: artefact(path, folder) for name, path in inputs.items()}
-    if stage.name not in ALWAYS and _is_current(folder, fingerprint(stage.name, settings, recorded)):
-        say(f"{title}: up to date")
-        return
-    say(title)
     if stage.name not in ALWAYS:
-        _set_aside(place, folder, fingerprint(stage.name, settings, recorded))
+        recorded = {name: artefact(path, folder) for name, path in inputs.items()}
+        wanted = fingerprint(stage.name, settings, recorded)
+        note = _set_in_place(place, folder, wanted)
+        if _is_current(folder, wanted):
+            say(f"{title}: up to date{note}")
+            return
+        title += note
+    say(title)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest.begin(
         folder,
@@ -98,25 +102,48 @@ def _make(place: Place, stage: Stage, title: str, command: list[str]) -> None:
     say(f"  {stage.name}: {manifest.wall_seconds:.1f} s, {manifest.peak_memory_bytes / 1e9:.2f} GB at peak")
 
 
+def _look_for_what_is_brought(place: Place, names: Sequence[str]) -> None:
+    """Raise RunError for a missing file or model that a person named: now, not after the stages before it."""
+    here = place.folder.resolve()
+    for name in names:
+        for path in STAGES[name].inputs(place).values():
+            if not path.resolve().is_relative_to(here):
+                check_readable(path)
+
+
+def _set_in_place(place: Place, folder: Path, wanted: str) -> str:
+    """Set aside what was made otherwise, take back what was made as wanted; return what to say about it."""
+    if _is_of(folder, wanted):
+        return ""
+    note, replaced = "", place.folder / "replaced"
+    if (folder / MANIFEST).is_file():
+        replaced.mkdir(exist_ok=True)
+        aside = _unused(replaced, folder.name)
+        folder.rename(aside)
+        note = f"; made otherwise before, which is kept in {aside}"
+    for earlier in sorted(replaced.glob(f"{folder.name}-*"), reverse=True):
+        if _is_of(earlier, wanted):
+            earlier.rename(folder)
+            return f"; taken back from {earlier}"
+    return note
+
+
+def _is_of(folder: Path, wanted: str) -> bool:
+    """Tell whether a stage's folder is of the making wanted: finished, or begun and to be gone on with."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    manifest = Manifest.read(folder)
+    begun = manifest.status == "running" and manifest.fingerprint == wanted
+    return begun or manifest.is_current(wanted)
+
+
 def _is_current(folder: Path, wanted: str) -> bool:
     return (folder / MANIFEST).is_file() and Manifest.read(folder).is_current(wanted)
 
 
-def _set_aside(place: Place, folder: Path, wanted: str) -> None:
-    """Move a stage that was made otherwise out of the way; an interrupted one of the same making stays, to resume."""
-    if not (folder / MANIFEST).is_file():
-        return
-    before = Manifest.read(folder)
-    if before.fingerprint == wanted and before.status == "running":
-        return
-    target = place.folder / "replaced" / f"{folder.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    target.parent.mkdir(exist_ok=True)
-    if before.status == "complete":
-        folder.rename(target)
-        say(f"  settings or inputs have changed; the earlier result is kept in {target}")
-    else:
-        shutil.rmtree(folder)
-        say("  settings or inputs have changed since this stage was interrupted; starting it anew")
+def _unused(folder: Path, name: str) -> Path:
+    stem = f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    return next(path for number in count() if not (path := folder / f"{stem}-{number:02d}").exists())
 
 
 def _origins_of(place: Place, settings: Any) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """From exercises and conversations to what the sources read: tokens and loss masks, rendered by the one template."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,16 +51,23 @@ def example(tokenizer: Tokenizer, messages: Sequence[Message]) -> Example:
     return np.array(rendered.tokens, dtype=np.int64), np.array(rendered.mask, dtype=np.float32)
 
 
-def fitting(examples: Sequence[Example], context: int) -> list[Example]:
-    """Keep the examples that fit into a row and hold something to learn; count and show the others.
+def fitting(groups: Sequence[Sequence[Example]], context: int) -> list[int]:
+    """Return the numbers of the groups whose conversations all fit into a row and hold something to learn.
 
-    Raises:
+    The others are counted and shown. Raises:
         DataError: none is left.
     """
-    kept = [(tokens, weights) for tokens, weights in examples if len(tokens) <= context + 1 and weights[1:].any()]
-    if not kept:
-        raise DataError(f"none of {len(examples)} conversations fits into data.context={context} tokens; raise it")
-    if len(kept) < len(examples):
-        lost = len(examples) - len(kept)
-        say(f"  left out: {lost:,} of {len(examples):,} conversations, longer than {context} tokens")
-    return kept
+    reasons = [_unfit(group, context) for group in groups]
+    left_out = Counter(reason for reason in reasons if reason)
+    lost = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+    if left_out.total() == len(groups):
+        raise DataError(f"none of {len(groups)} examples can be learned from: {lost}")
+    if left_out:
+        say(f"  left out of {len(groups):,} examples: {lost}")
+    return [number for number, reason in enumerate(reasons) if not reason]
+
+
+def _unfit(group: Sequence[Example], context: int) -> str | None:
+    if any(len(tokens) > context + 1 for tokens, _ in group):
+        return f"longer than data.context={context} tokens"
+    return None if all(weights[1:].any() for _, weights in group) else "without an answer by the assistant"

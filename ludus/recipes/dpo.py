@@ -38,12 +38,13 @@ def make_control(place: Place, manifest: Manifest) -> Made:
 def _fit(place: Place, manifest: Manifest, name: str, objective: Objective) -> Made:
     recipe, settings = place.recipe, place.recipe.dpo
     model, tokenizer, base = load_base(place, "dpo")
+    model = prepare(place, model, settings, dropout=False)
     pairs = preferences(place, tokenizer)
-    reference = cached_reference(place.stage("dpo") / "reference", base, model, pairs, tokenizer.pad)
+    reference = cached_reference(place.folder / "reference", base, model, pairs, tokenizer.pad)
     work = Fit(
         name=name,
         settings=settings,
-        model=prepare(place, model, settings),
+        model=model,
         tokenizer=tokenizer,
         objective=objective,
         source=Pairs(
@@ -58,20 +59,22 @@ def _fit(place: Place, manifest: Manifest, name: str, objective: Objective) -> M
 
 def preferences(place: Place, tokenizer: Tokenizer) -> list[Pair]:
     """Return the pairs of a person's file, or as many exercises in two styles as the steps will use."""
-    settings, context = place.recipe.dpo, place.recipe.data.context
+    settings = place.recipe.dpo
     if settings.data:
-        read_pairs = [Pair(example(tokenizer, a), example(tokenizer, b)) for a, b in read_preferences(settings.data)]
-        longest = [max(pair, key=lambda answer: len(answer[0])) for pair in read_pairs]
-        kept = {id(answer[0]) for answer in fitting(longest, context)}
-        return [pair for pair, answer in zip(read_pairs, longest, strict=True) if id(answer[0]) in kept]
-    wanted = settings.steps * settings.accumulate * settings.pairs
-    return style_pairs(tokenizer, read(place.exercises / "train.jsonl")[:wanted])
+        made = [Pair(example(tokenizer, a), example(tokenizer, b)) for a, b in read_preferences(settings.data)]
+    else:
+        wanted = settings.steps * settings.accumulate * settings.pairs
+        made = style_pairs(tokenizer, read(place.exercises / "train.jsonl")[:wanted])
+    return [made[number] for number in fitting(made, place.recipe.data.context)]
 
 
 def cached_reference(folder: Path, base: Path, model: Transformer, pairs: list[Pair], pad_token: int) -> np.ndarray:
-    """Return the reference's log-probabilities, computed once for this model and this data."""
+    """Return the reference's log-probabilities, computed once for this model at its precision and this data.
+
+    `model` may carry a fresh adapter, which is the identity.
+    """
     texts = [[answer[0].tolist() for answer in pair] for pair in pairs]
-    key = sha256_json([sha256_artefact(base), texts])
+    key = sha256_json([sha256_artefact(base), str(model.precision), texts])
     file = folder / f"{key[:16]}.npy"
     if file.exists():
         say("  reference log-probabilities: as computed before")

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from ludus.base.console import say, track
 from ludus.base.files import atomic_write, folder_in_progress, write_json
+from ludus.corpus.build import read as documents
 from ludus.corpus.exercises.build import read
-from ludus.data import shards, sources
+from ludus.data import sources
+from ludus.data.shards import TokenShards, joined
 from ludus.evaluation.questions import Answer, ask
 from ludus.evaluation.scores import against, score
 from ludus.learning.hooks import NATS_PER_BIT, mean_loss
@@ -15,6 +17,7 @@ from ludus.model import exchange
 from ludus.model.transformer import Transformer
 from ludus.recipes.place import TRAINED, Made, Place, Stage
 from ludus.recipes.schema import Recipe
+from ludus.recipes.tokenizer import framed
 from ludus.runs.manifest import Manifest
 from ludus.text.tokenizer import Tokenizer
 
@@ -38,21 +41,24 @@ def make(place: Place, manifest: Manifest) -> Made:
     settings = place.recipe.evaluate
     exercises = read(place.exercises / "held_out.jsonl")[: settings.questions]
     answers: dict[str, list[Answer]] = {}
+    validation: dict[str, TokenShards] = {}
     results = []
     found = models(place)
     for stage, folder in track(found.items(), "  evaluate", total=len(found)):
         model, tokenizer = exchange.load(folder), Tokenizer.load(folder)
+        if tokenizer.hash not in validation:
+            validation[tokenizer.hash] = validation_text(place, tokenizer)
         answers[stage] = ask(model, tokenizer, exercises, max_new_tokens=settings.max_new_tokens, rows=settings.rows)
         results.append(
             score(
                 stage,
                 answers[stage],
-                bits_per_byte=bits_per_byte(place, model, tokenizer),
+                bits_per_byte=bits_per_byte(place, model, tokenizer, validation[tokenizer.hash]),
                 label=LABELS.get(stage, stage),
             )
         )
     for result in results:
-        earlier = _compared_with(result["stage"], list(answers))
+        earlier = _compared_with(place.recipe, result["stage"], list(answers))
         if earlier:
             result["comparison"] = against(earlier, answers[earlier], answers[result["stage"]])
     folder = place.folder / FOLDER
@@ -67,19 +73,24 @@ def make(place: Place, manifest: Manifest) -> Made:
     return Made({"results": folder}, summary={"stages": results})
 
 
-def bits_per_byte(place: Place, model: Transformer, tokenizer: Tokenizer) -> float:
+def bits_per_byte(place: Place, model: Transformer, tokenizer: Tokenizer, validation: TokenShards) -> float:
     """Return bits per byte of the validation text: what a stage has done to the model's general language."""
-    validation = shards.read(place.tokens / "validation", tokenizer_hash=tokenizer.hash)
     settings = place.recipe.pretrain
     batches = sources.in_order(
         validation,
-        context=place.recipe.data.context,
+        context=min(place.recipe.data.context, model.shape.context),
         rows=settings.rows,
         pad_token=tokenizer.pad,
         limit=settings.validation_rows,
     )
     loss = mean_loss(model, next_token, batches)
     return loss / NATS_PER_BIT / (validation.num_bytes / validation.predictions)
+
+
+def validation_text(place: Place, tokenizer: Tokenizer) -> TokenShards:
+    """Encode the validation text for a model, which may have come with a tokenizer of its own."""
+    texts = [document.text for document in documents(place.corpus, "validation")]
+    return joined(framed(tokenizer, texts), num_bytes=sum(len(text.encode()) for text in texts))
 
 
 def table(questions: int, results: list[dict]) -> list[str]:
@@ -104,11 +115,12 @@ def _verdict(found: dict) -> str:
     return f"{found['verdict']}: {points} on {found['with']}"
 
 
-def _compared_with(stage: str, stages: list[str]) -> str | None:
-    """Name the model a stage started from; the control of DPO started where DPO did."""
+def _compared_with(recipe: Recipe, stage: str, stages: list[str]) -> str | None:
+    """Name the stage whose model this one started from, if any; the control of DPO started where DPO did."""
     chain = [name for name in stages if name != "dpo-control"]
-    place = chain.index("dpo" if stage == "dpo-control" else stage)
-    return chain[place - 1] if place else None
+    trained = "dpo" if stage == "dpo-control" else stage
+    place = chain.index(trained)
+    return None if place == 0 or getattr(recipe, trained).base else chain[place - 1]
 
 
 def settings_of(recipe: Recipe) -> dict:
@@ -120,7 +132,7 @@ def settings_of(recipe: Recipe) -> dict:
 STAGE = Stage(
     name="evaluate",
     settings=settings_of,
-    inputs=lambda place: {**models(place), "tokens": place.tokens, "exercises": place.exercises},
+    inputs=lambda place: {**models(place), "documents": place.corpus, "exercises": place.exercises},
     needs=lambda place: ["exercises", *models(place)],
     make=make,
 )

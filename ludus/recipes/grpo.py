@@ -3,8 +3,11 @@
 import copy
 
 from ludus.adapters.surgery import adapters, switched_off
+from ludus.base.console import say
+from ludus.base.errors import DataError
 from ludus.base.seeds import derive_seed
 from ludus.corpus.exercises.build import read
+from ludus.corpus.exercises.kinds import Exercise
 from ludus.generation.engine import Completion, Sampling
 from ludus.learning.loop import Source
 from ludus.learning.objectives.policy import clipped_policy
@@ -22,10 +25,10 @@ def make(place: Place, manifest: Manifest) -> Made:
     """Reinforce right answers."""
     recipe, settings = place.recipe, place.recipe.grpo
     model, tokenizer, base = load_base(place, "grpo")
-    reference = copy.deepcopy(model) if settings.kl else None
-    model = prepare(place, model, settings)
-    if reference is not None and any(adapters(model)):
-        reference = switched_off(model)  # costs no memory
+    model = prepare(place, model, settings, dropout=False)
+    reference = None
+    if settings.kl:  # a view of an adapted model costs no memory
+        reference = switched_off(model) if any(adapters(model)) else copy.deepcopy(model)
     work = Fit(
         name="grpo",
         settings=settings,
@@ -43,7 +46,7 @@ def make(place: Place, manifest: Manifest) -> Made:
 def source(place: Place, model: Transformer, tokenizer: Tokenizer, reference: Transformer | None) -> Source:
     """Return rollouts on the training exercises, rewarded 1 where the verifier finds the right answer."""
     recipe, settings = place.recipe, place.recipe.grpo
-    exercises = read(place.exercises / "train.jsonl")
+    exercises, prompts = asked(place, tokenizer)
 
     def score(index: int, completion: Completion) -> float:
         response = tokenizer.decode(completion.tokens)
@@ -52,7 +55,7 @@ def source(place: Place, model: Transformer, tokenizer: Tokenizer, reference: Tr
 
     rollouts = Rollouts(
         model,
-        [question(tokenizer, exercise) for exercise in exercises],
+        prompts,
         score,
         settings.rollouts,
         stop=tokenizer.end,
@@ -61,6 +64,23 @@ def source(place: Place, model: Transformer, tokenizer: Tokenizer, reference: Tr
         kinds=[exercise.kind for exercise in exercises] if settings.rollouts.curriculum else None,
     )
     return WithReference(rollouts, reference) if reference is not None else rollouts
+
+
+def asked(place: Place, tokenizer: Tokenizer) -> tuple[list[Exercise], list[list[int]]]:
+    """Return the training exercises that leave room for an answer, and their prompts; count and show the others.
+
+    Raises:
+        DataError: none does.
+    """
+    context, longest = place.recipe.data.context, place.recipe.grpo.rollouts.max_new_tokens
+    found = [(exercise, question(tokenizer, exercise)) for exercise in read(place.exercises / "train.jsonl")]
+    kept = [(exercise, prompt) for exercise, prompt in found if len(prompt) + longest <= context + 1]
+    lost = f"{len(found) - len(kept):,} of {len(found):,} questions leave no room for {longest} more tokens"
+    if not kept:
+        raise DataError(f"{lost} in data.context={context}; raise it, or lower grpo.rollouts.max_new_tokens")
+    if len(kept) < len(found):
+        say(f"  left out: {lost} in data.context={context}")
+    return [exercise for exercise, _ in kept], [prompt for _, prompt in kept]
 
 
 STAGE = Stage(

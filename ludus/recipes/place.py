@@ -57,7 +57,7 @@ class Place:
         from ludus.runs.folder import find_model
 
         chosen = getattr(self.recipe, stage).base
-        return find_model(chosen) if chosen else self.model(self.before(stage))
+        return find_model(Path(chosen).expanduser()) if chosen else self.model(self.before(stage))
 
 
 @dataclass(frozen=True)

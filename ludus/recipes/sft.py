@@ -43,7 +43,8 @@ def source(place: Place, tokenizer: Tokenizer) -> Rows:
         conversations = in_both_styles(
             read(place.exercises / "train.jsonl"), rambling_share=settings.rambling_share, seed=recipe.seed
         )
-    examples = fitting([example(tokenizer, messages) for messages in conversations], recipe.data.context)
+    rendered = [example(tokenizer, messages) for messages in conversations]
+    examples = [rendered[number] for number in fitting([[each] for each in rendered], recipe.data.context)]
     stops = np.cumsum([len(tokens) for tokens, _ in examples])
     pieces = np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1)
     weights = np.concatenate([weights for _, weights in examples])

@@ -32,23 +32,35 @@ def make(place: Place, manifest: Manifest) -> Made:
     return Made(outputs, tokens=sum(counts.values()), summary={"rows": rows, "tokens": counts})
 
 
+def framed(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
+    """Encode documents, each framed by the tokens for its beginning and its end."""
+    return [np.concatenate(([tokenizer.bos], ids, [tokenizer.end])) for ids in tokenizer.encode_batch(texts)]
+
+
 def _encode(tokenizer: Tokenizer, texts: list[str], folder: Path) -> int:
-    framed = [np.concatenate(([tokenizer.bos], ids, [tokenizer.end])) for ids in tokenizer.encode_batch(texts)]
+    documents = framed(tokenizer, texts)
     with folder_in_progress(folder) as temp:
         shards.write(
             temp,
-            framed,
+            documents,
             vocabulary=tokenizer.vocabulary_size,
             tokenizer_hash=tokenizer.hash,
             num_bytes=sum(len(text.encode()) for text in texts),
         )
-    return sum(map(len, framed))
+    return sum(map(len, documents))
+
+
+def inputs(place: Place) -> dict[str, Path]:
+    """Return the corpus and the tokenizers a person named, so that a change of theirs is noticed."""
+    settings = place.recipe.tokenizer
+    named = {"tokenizer": settings.path} | {f"compared {path}": path for path in settings.compare}
+    return {"documents": place.corpus} | {name: Path(path).expanduser() for name, path in named.items() if path}
 
 
 STAGE = Stage(
     name="tokenizer",
     settings=lambda recipe: recipe.tokenizer.model_dump(mode="json"),
-    inputs=lambda place: {"documents": place.corpus},
+    inputs=inputs,
     needs=lambda place: ["corpus"],
     make=make,
 )

@@ -1,6 +1,7 @@
 """What every training stage shares: the model at its precision, the hooks, the resumption and the folder it leaves."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ludus.adapters import files as adapter_files
 from ludus.adapters.apply import apply
 from ludus.adapters.surgery import adapters, merge
 from ludus.base.console import Meter, say
+from ludus.base.errors import DiskFull, TokenizerMismatch
 from ludus.base.seeds import derive_seed
 from ludus.corpus.exercises.build import read
 from ludus.generation.engine import Sampling, generate
@@ -47,14 +49,24 @@ class Fit:
     show: tuple[str, ...] = ("loss",)
 
 
-def prepare(place: Place, model: Transformer, settings: Any) -> Transformer:
-    """Set a model's precision and attach the adapter that the settings ask for."""
+def prepare(place: Place, model: Transformer, settings: Any, *, dropout: bool = True) -> Transformer:
+    """Set a model's precision and attach the adapter that the settings ask for; without `dropout`, turn it off."""
     model.precision, reason = choose(place.recipe.precision)
     say(f"  {_millions(model)} parameters, {str(model.precision).removeprefix('torch.')} matrix products ({reason})")
     adapter = getattr(settings, "adapter", None)
-    if adapter is None:
-        return model
-    return apply(model, adapter, seed=derive_seed(place.recipe.seed, "adapter"))
+    if adapter is not None:
+        model = apply(model, adapter, seed=derive_seed(place.recipe.seed, "adapter"))
+    return model if dropout else _without_dropout(model)
+
+
+def _without_dropout(model: Transformer) -> Transformer:
+    """Turn dropout off where log-probabilities are compared with a frozen model's: its noise would pass for change."""
+    active = [layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout) and layer.p]
+    for layer in active:
+        layer.p = 0.0
+    if active:
+        say("  dropout is off: its noise would pass for a change of the log-probabilities that are compared")
+    return model
 
 
 def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None) -> Made:
@@ -72,7 +84,7 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
     else:
         samples.truncate(0)
     with listening() as asked, Meter(f"  {work.name}", settings.steps, start=run.step) as meter:
-        save = hooks.checkpoint(folder / "checkpoints", metrics, keep=settings.keep)
+        save = _with_cost(hooks.checkpoint(folder / "checkpoints", metrics, keep=settings.keep), manifest)
         after = [
             hooks.every(settings.validate_every or 1, work.validation, last=settings.steps)
             if work.validation
@@ -80,9 +92,8 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
             hooks.log(metrics),
             hooks.every(settings.sample_every or 1, _sample(work, samples), last=settings.steps),
             hooks.every(settings.checkpoint_every or 1, save, last=settings.steps),
-            hooks.every(settings.checkpoint_every or 1, lambda run, _: manifest.update(tokens=run.source.tokens)),
             hooks.progress(meter, work.show),
-            hooks.stop_when(asked, save),
+            hooks.stop_when(asked, save, folder / "checkpoints"),
         ]
         train(
             run,
@@ -94,6 +105,17 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
             hooks=[hook for hook in after if hook],
         )
     return _leave(place, work, run, base)
+
+
+def _with_cost(save: hooks.Hook, manifest: Manifest) -> hooks.Hook:
+    """Save, and write down what the stage has cost so far; if the disk is full, saving has said so."""
+
+    def hook(run: Run, metrics: Metrics) -> None:
+        save(run, metrics)
+        with suppress(DiskFull):
+            manifest.update(tokens=run.source.tokens)
+
+    return hook
 
 
 def _leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:
@@ -125,9 +147,19 @@ def _millions(model: Transformer) -> str:
 
 
 def load_base(place: Place, stage: str) -> tuple[Transformer, Tokenizer, Path]:
-    """Load the model a stage starts from, with the tokenizer that belongs to it."""
+    """Load the model a stage starts from, with the tokenizer that belongs to it.
+
+    Raises:
+        TokenizerMismatch: the tokenizer has tokens that the model does not know.
+    """
     folder = place.base(stage)
-    return exchange.load(folder), Tokenizer.load(folder), folder
+    model, tokenizer = exchange.load(folder), Tokenizer.load(folder)
+    if tokenizer.vocabulary_size > model.shape.vocabulary:
+        raise TokenizerMismatch(
+            f"{folder}: its tokenizer with its chat template has {tokenizer.vocabulary_size} tokens, its model "
+            f"{model.shape.vocabulary}; start {stage} from a model saved with the tokenizer it was trained with"
+        )
+    return model, tokenizer, folder
 
 
 def questions(place: Place, tokenizer: Tokenizer) -> dict[str, list[int]]:
@@ -147,7 +179,7 @@ def tuning_inputs(stage: str) -> Callable[[Place], dict[str, Path]]:
 
     def inputs(place: Place) -> dict[str, Path]:
         data = getattr(getattr(place.recipe, stage), "data", None)
-        return {"base": place.base(stage), "data": Path(data) if data else place.exercises}
+        return {"base": place.base(stage), "data": Path(data).expanduser() if data else place.exercises}
 
     return inputs
 

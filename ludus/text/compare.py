@@ -35,7 +35,7 @@ def report(tokenizer: Tokenizer, text: str, others: Sequence[str] = ()) -> list[
         return {"name": name, "tokens": tokens, "bytes_per_token": size / tokens, "vocabulary": vocabulary}
 
     rows = [row(tokenizer.name, len(tokenizer.encode(text)), tokenizer.vocabulary_size)]
-    rows += (row(*_count(Path(path), text)) for path in others)
+    rows += (row(*_count(Path(path).expanduser(), text)) for path in others)
     if not any(row["name"] == "GPT-2" for row in rows):
         rows += (row(*_count_ranks(path, text)) for path in _cached_gpt2())
     return [*rows, row("characters", len(text), len(set(text)))]

@@ -60,7 +60,7 @@ def _checked(messages: Any, place: str) -> Conversation:
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as text ({error}); expected JSON Lines") from None
     if not any(line.strip() for line in lines):
