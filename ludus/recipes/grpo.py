@@ -62,6 +62,7 @@ def source(place: Place, model: Transformer, tokenizer: Tokenizer, reference: Tr
         seed=derive_seed(recipe.seed, "grpo"),
         splits=settings.accumulate,
         kinds=[exercise.kind for exercise in exercises] if settings.rollouts.curriculum else None,
+        every_group=settings.kl > 0,
     )
     return WithReference(rollouts, reference) if reference is not None else rollouts
 

@@ -30,8 +30,8 @@ class Rollouts:
     """Yield each rollout as `splits` batches, so that a step of `accumulate=splits` is one rollout.
 
     A row is a question and its group of answers, the question computed once for all of them. Groups whose rewards are
-    all equal have no gradient and are not run again; they still count in the weight. `metrics` describes the last
-    rollout; `kinds` names the kind of each prompt, for the curriculum.
+    all equal have no advantage and are not run again, unless the objective has more to ask of `every_group`; they still
+    count in the weight. `metrics` describes the last rollout; `kinds` names each prompt's kind, for the curriculum.
     """
 
     def __init__(
@@ -45,10 +45,11 @@ class Rollouts:
         seed: int,
         splits: int = 1,
         kinds: Sequence[str] | None = None,
+        every_group: bool = False,
     ) -> None:
         self.policy, self.prompts, self.score, self.settings = policy, prompts, score, settings
         self.sampling = Sampling(settings.max_new_tokens, frozenset([stop]))
-        self.splits = splits
+        self.splits, self.every_group = splits, every_group
         self.curriculum = Curriculum(kinds or [""] * len(prompts), derive_seed(seed, "prompts"))
         self.generator = torch.Generator().manual_seed(derive_seed(seed, "rollouts"))
         self.pending: list[Batch] = []
@@ -67,19 +68,17 @@ class Rollouts:
     def _roll_out(self) -> list[Batch]:
         chosen, group = self.curriculum.take(self.settings.prompts), self.settings.group
         prompts = [self.prompts[index] for index in chosen]
-        completions = generate(
-            self.policy, prompts, self.sampling, generator=self.generator, group=group, rows=ROWS
-        )
+        completions = generate(self.policy, prompts, self.sampling, generator=self.generator, group=group, rows=ROWS)
         self.tokens += sum(len(completion.tokens) for completion in completions)
         scores = [self.score(chosen[n // group], completion) for n, completion in enumerate(completions)]
-        rewards = torch.tensor(scores).view(-1, group)
+        rewards = torch.tensor(scores, dtype=torch.float32).view(-1, group)
         self.curriculum.observe(dict(zip(chosen, rewards.mean(dim=1).tolist(), strict=True)))
         self.metrics = _describe(rewards, completions)
         advantages = group_advantages(rewards, baseline=self.settings.baseline, scale=self.settings.scale)
         rows = [
             (prompts[row], completions[row * group : (row + 1) * group], advantages[row].tolist())
             for row in range(len(prompts))
-            if advantages[row].any()
+            if self.every_group or advantages[row].any()
         ]
         rows.sort(key=lambda row: len(row[0]) + sum(len(completion.tokens) for completion in row[1]))
         bounds = np.linspace(0, len(rows), self.splits + 1).astype(int)
@@ -128,6 +127,7 @@ class Rollouts:
             "curriculum": self.curriculum.state_dict(),
             "generator": self.generator.get_state(),
             "pending": [batch.state_dict() for batch in self.pending],
+            "metrics": self.metrics,
             "tokens": self.tokens,
         }
 
@@ -136,6 +136,7 @@ class Rollouts:
         self.curriculum.load_state_dict(state["curriculum"])
         self.generator.set_state(state["generator"])
         self.pending = [Batch(**fields) for fields in state["pending"]]
+        self.metrics = state["metrics"]
         self.tokens = state["tokens"]
 
 
