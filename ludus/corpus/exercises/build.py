@@ -28,7 +28,7 @@ def kinds(settings: ExerciseSettings, facts: Sequence[tuple[str, str]] = ()) -> 
         "reversing": reversing(settings.longest),
         "counting": counting(settings.longest),
     }
-    return made | ({"modules": modules(facts)} if settings.questions and facts else {})
+    return made | ({"modules": modules(facts)} if settings.questions and len(facts) > 1 else {})
 
 
 def is_held_out(exercise: Exercise, share: float) -> bool:

@@ -12,5 +12,5 @@ class ExerciseSettings(Settings):
     )
     held_out_share: float = Field(0.15, gt=0, lt=1, description="Share of all problems that is never trained on.")
     largest: int = Field(50, ge=1, le=999, description="Largest number in sums and differences.")
-    longest: int = Field(5, ge=2, le=12, description="Longest row of letters to sort, reverse or count in.")
+    longest: int = Field(5, ge=3, le=12, description="Longest row of letters to sort, reverse or count in.")
     questions: bool = Field(True, description="Ask about the corpus too: which module defines a name.")
