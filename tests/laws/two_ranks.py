@@ -5,6 +5,7 @@ Reads FOLDER/model, writes the gradients and metrics of every stage to FOLDER/fo
 
 import datetime
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def main(folder: Path, rank: int) -> None:
         if rank == 0:
             save_file(gradients, folder / "found" / f"{name}.safetensors")
             (folder / "found" / f"{name}.json").write_text(json.dumps(metrics))
-    distributed.destroy_process_group()
+    distributed.barrier()
+    os._exit(0)  # gloo's threads may outlive the group and abort a process that leaves by the front door
 
 
 if __name__ == "__main__":
