@@ -1,0 +1,124 @@
+"""The two ways to hold a conversation: at a terminal, with a prompt and Ctrl-C, and through a pipe, line by line."""
+
+import secrets
+import sys
+from contextlib import suppress
+
+import torch
+
+from ludus.base.errors import LudusError
+from ludus.cli.commands import Leave, obey
+from ludus.cli.options import Given
+from ludus.cli.screen import Screen
+from ludus.generation.conversation import Answer, Conversation, sampling
+from ludus.generation.speaker import Speaker
+from ludus.model.cost import num_parameters
+
+LEAVING = "Ctrl-C again or Ctrl-D leaves"
+
+
+def begin(given: Given) -> Conversation:
+    """Load the model and return a conversation with it that has not begun."""
+    speaker = Speaker.load(given.words[0])
+    wanted = sampling(given["max-new-tokens"], given["temperature"], given["top-k"], given["top-p"])
+    seed = secrets.randbits(63) if given["seed"] is None else given["seed"]
+    return Conversation(speaker, wanted, torch.Generator().manual_seed(seed), system=given["system"])
+
+
+def at_terminal(conversation: Conversation, screen: Screen) -> int:
+    """Ask for a line, answer it, and so on, until Ctrl-D, /quit or the second Ctrl-C."""
+    with suppress(ImportError):
+        import readline  # noqa: F401 -- input() then edits the line and remembers those before
+    screen.note(greeting(conversation))
+    stopped = False
+    while True:
+        try:
+            line = input(screen.bold("\n> ", prompt=True))
+            stopped = not turn(line, conversation, screen)
+        except KeyboardInterrupt:
+            print()
+            if stopped:
+                return 0
+            stopped = True
+            screen.note(LEAVING)
+        except EOFError:
+            print()
+            return 0
+        except Leave:
+            return 0
+        except LudusError as error:
+            stopped = False
+            screen.note(str(error))
+
+
+def in_pipe(conversation: Conversation, screen: Screen) -> int:
+    """Answer line by line. Return 2 if there was a line that could not be answered."""
+    for remark in about(conversation.speaker):
+        screen.note(remark)
+    code = 0
+    for line in sys.stdin:
+        try:
+            if not turn(line.rstrip("\r\n"), conversation, screen):
+                raise KeyboardInterrupt
+        except Leave:
+            break
+        except LudusError as error:
+            screen.note(f"ludus: {error}")
+            code = error.exit_code
+    return code
+
+
+def turn(line: str, conversation: Conversation, screen: Screen) -> bool:
+    """Obey a command or answer a message. Return False if the answer was stopped with Ctrl-C."""
+    if not line.strip():
+        return True
+    if line.startswith("/") and not line.startswith("//"):
+        screen.note(obey(line.strip(), conversation))
+        return True
+    answer = conversation.ask(line.removeprefix("/") if line.startswith("//") else line)
+    if answer.prompt.dropped_turns:
+        screen.note(left_out(answer.prompt.dropped_turns, conversation.speaker.context))
+    finished = True
+    try:
+        for piece in answer:
+            screen.write(piece)
+    except KeyboardInterrupt:
+        finished = False
+    kept = conversation.keep(answer)
+    screen.write("\n")
+    if not finished:
+        screen.note(f"stopped; {LEAVING}")
+    elif answer.finish == "length":
+        screen.note(cut_off(answer, conversation))
+    if not kept:
+        screen.note("no answer; this turn is left out of the history")
+    return finished
+
+
+def cut_off(answer: Answer, conversation: Conversation) -> str:
+    """Say which limit an answer has come to."""
+    if answer.prompt.max_new_tokens < conversation.sampling.max_new_tokens:
+        return f"cut off: the context of {conversation.speaker.context:,} tokens is full"
+    return f"cut off after {len(answer.tokens):,} tokens; --max-new-tokens allows more"
+
+
+def left_out(turns: int, context: int) -> str:
+    """Say that the history was cut."""
+    which = "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
+    return f"{which} left out: the model sees {context:,} tokens at once"
+
+
+def greeting(conversation: Conversation) -> str:
+    """Return the first lines: which model this is, and how to go on."""
+    speaker = conversation.speaker
+    facts = [f"{num_parameters(speaker.model.shape) / 1e6:.2f} M parameters", f"context {speaker.context:,} tokens"]
+    facts.append(f"temperature {conversation.sampling.temperature:g}")
+    lines = [f"{speaker.folder}: {', '.join(facts)}", *about(speaker), "/help lists the commands; Ctrl-D leaves"]
+    return "\n".join(lines)
+
+
+def about(speaker: Speaker) -> list[str]:
+    """Return what one should know before talking with a model."""
+    if not speaker.only_continues:
+        return []
+    return ["this model was only pretrained: it continues text (ludus generate) and was never taught to answer"]
