@@ -1,0 +1,73 @@
+"""`ludus export`: a model's folder for other software, and the lines that load it there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ludus.base.console import say
+from ludus.base.errors import RunError
+from ludus.cli.chat import MODEL
+from ludus.cli.options import Option, Usage, read
+
+USAGE = Usage(
+    "export",
+    "Write a model for other software",
+    (MODEL,),
+    1,
+    (
+        Option(
+            "--to", "format; hf is Hugging Face's, which transformers and vLLM read", str, "hf", "hf", choices=("hf",)
+        ),
+        Option("--output", "where to; without it, a folder here that is named after the model", str, "FOLDER"),
+        Option("--force", "replace a model that is there"),
+    ),
+)
+CHATTING = """\
+from transformers import pipeline
+model = pipeline("text-generation", {folder!r}, do_sample=False)
+print(model([{{"role": "user", "content": "What is 17 + 25?"}}])[0]["generated_text"][-1]["content"])"""
+CONTINUING = """\
+from transformers import pipeline
+model = pipeline("text-generation", {folder!r})
+print(model({bos!r} + "Once upon a time", max_new_tokens=40)[0]["generated_text"])"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb."""
+    given = read(USAGE, argv)
+    if given is None:
+        return 0
+    from ludus.generation.speaker import Speaker, facts
+    from ludus.model import exchange
+    from ludus.runs.folder import find_model
+
+    source = find_model(given.words[0])
+    output = Path(given["output"]) if given["output"] else Path(name_of(source) + "-hf")
+    check(output, source, given["force"])
+    speaker = Speaker.load(source)
+    exchange.save(speaker.model, output.resolve(), speaker.tokenizer, facts(source))
+    size = sum(file.stat().st_size for file in output.iterdir())
+    say(f"{source} is now in {output} ({size / 1e6:.1f} MB), in Hugging Face's layout\n\nuse it from Python:\n")
+    lines = CONTINUING if speaker.only_continues else CHATTING
+    say(lines.format(folder=str(output.resolve()), bos=speaker.tokenizer.bos_token))
+    return 0
+
+
+def name_of(source: Path) -> str:
+    """Return a name for a model's folder: that of its run and stage, or its own."""
+    path = source.resolve()
+    return f"{path.parent.parent.name}-{path.parent.name}" if path.name == "model" else path.name
+
+
+def check(output: Path, source: Path, force: bool) -> None:
+    """Raise RunError if the output is in the way: the model itself, a file, or a folder that may not be replaced."""
+    here, there = source.resolve(), output.resolve()
+    if there == here or there in here.parents or here in there.parents:
+        raise RunError(f"{output} is the model itself, or around or inside it; give another --output")
+    if there.is_dir() and not any(there.iterdir()):
+        return
+    if there.is_dir() and not (there / "config.json").is_file():
+        raise RunError(
+            f"{output} holds other things than a model, which an export never replaces; give another --output"
+        )
+    if there.exists() and not (force and there.is_dir()):
+        raise RunError(f"{output} already exists; give another --output, or --force to replace it")
