@@ -18,30 +18,30 @@ class Verb(NamedTuple):
     group: str = MAKE
 
 
-STAGES = ("corpus", "tokenizer", "model", "pretrain", "exercises", "sft", "dpo", "grpo", "evaluate")
+STAGES = ("corpus", "tokenizer", "data", "model", "pretrain", "exercises", "sft", "dpo", "grpo", "evaluate")
 
 VERBS: dict[str, Verb] = {
     "run": Verb(STAGE, "every stage of a recipe, from raw text to an evaluated assistant", STAGES),
     "corpus": Verb(STAGE, "gather, clean and deduplicate text", ("corpus",)),
     "tokenizer": Verb(STAGE, "train a tokenizer on the corpus", ("tokenizer",)),
-    "pretrain": Verb(STAGE, "teach a new model to predict text", ("model", "pretrain")),
+    "pretrain": Verb(STAGE, "teach a new model to predict text", ("data", "model", "pretrain")),
     "exercises": Verb(STAGE, "write the questions and answers that later stages learn from", ("exercises",)),
-    "sft": Verb(STAGE, "fine-tune on good answers", ("sft",)),
-    "dpo": Verb(STAGE, "learn from pairs of better and worse answers", ("dpo",)),
-    "grpo": Verb(STAGE, "learn from rewards that can be checked", ("grpo",)),
+    "sft": Verb(STAGE, "fine-tune on good answers", ("data", "sft")),
+    "dpo": Verb(STAGE, "learn from pairs of better and worse answers", ("data", "dpo")),
+    "grpo": Verb(STAGE, "learn from rewards that can be checked", ("data", "grpo")),
     "resume": Verb("ludus.cli.resume", "go on with a run that was stopped"),
     "sweep": Verb("ludus.cli.sweep", "run a recipe with several values of a setting and compare"),
     "chat": Verb("ludus.cli.chat", "talk with a model", group=USE),
     "generate": Verb("ludus.cli.generate", "complete a prompt", group=USE),
     "studio": Verb("ludus.cli.studio", "watch runs and chat in the browser; an OpenAI-compatible server", group=USE),
     "export": Verb("ludus.cli.export", "write a model folder for other software", group=USE),
-    "evaluate": Verb(STAGE, "score each stage on held-out questions, with error bars", ("evaluate",), LOOK),
-    "report": Verb(STAGE, "one page about a run: curves, scores, samples", ("report",), LOOK),
+    "evaluate": Verb(STAGE, "score each stage on held-out questions, with error bars", ("data", "evaluate"), LOOK),
+    "report": Verb(STAGE, "one page about a run: curves, scores, samples", group=LOOK),
     "explain": Verb("ludus.cli.explain", "where a model came from, and the commands that make it again", group=LOOK),
 }
 
 EXAMPLES = (
-    ("ludus run tiny", "the whole way, in minutes, on a laptop"),
-    ("ludus pretrain my.yaml model.depth=6 optimizer.kind=adamw", "a recipe of your own, two settings changed"),
-    ("ludus chat runs/tiny", "talk with what came out"),
+    ("ludus run quickstart", "the whole way, in minutes, on a laptop"),
+    ("ludus pretrain shakespeare model.depth=6 optimizer.kind=adamw", "one stage of a recipe, two settings changed"),
+    ("ludus chat runs/quickstart", "talk with what came out"),
 )
