@@ -75,7 +75,7 @@ def execute(resolved: Resolved[Recipe], verb: str, folder: Path) -> int:
     return 0
 
 
-def farewell(place, verb: str) -> None:  # noqa: ANN001 -- importing the type imports torch
+def farewell(place, verb: str) -> None:
     """Print the results table of a whole run, and how to use what it made."""
     import json
 

@@ -73,3 +73,16 @@ def collate(
 
 def _without_first(weights: np.ndarray) -> np.ndarray:
     return np.concatenate([weights[:1] * 0, weights[1:]])  # of an empty document nothing is left either
+
+
+def join(first: Batch, second: Batch) -> Batch:
+    """Stack two batches of plain rows of one length; their weights add up."""
+    documents = [
+        torch.zeros_like(batch.tokens) if batch.documents is None else batch.documents for batch in (first, second)
+    ]
+    return Batch(
+        tokens=torch.cat([first.tokens, second.tokens]),
+        weights=torch.cat([first.weights, second.weights]),
+        weight=first.weight + second.weight,
+        documents=torch.cat(documents),
+    )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ludus.base.seeds import derive_seed
-from ludus.data.batch import Batch, collate
+from ludus.data.batch import Batch, collate, join
 from ludus.data.packing import best_fit, cut
 from ludus.data.shards import TokenShards
 
@@ -83,6 +83,33 @@ class Rows:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Stand where `state` says."""
         self.epoch, self.cursor, self.tokens = state["epoch"], state["cursor"], state["tokens"]
+
+
+class Beside:
+    """Yield the batches of two sources as one: rows of the second under those of the first, equally long."""
+
+    def __init__(self, first: Rows, second: Rows) -> None:
+        self.first, self.second = first, second
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return join(next(self.first), next(self.second))
+
+    @property
+    def tokens(self) -> int:
+        """Count the tokens of both."""
+        return self.first.tokens + self.second.tokens
+
+    def state_dict(self) -> dict[str, dict[str, int]]:
+        """Return where both stand."""
+        return {"first": self.first.state_dict(), "second": self.second.state_dict()}
+
+    def load_state_dict(self, state: dict[str, dict[str, int]]) -> None:
+        """Stand where `state` says."""
+        self.first.load_state_dict(state["first"])
+        self.second.load_state_dict(state["second"])
 
 
 def pretraining(

@@ -42,8 +42,8 @@ def rotary_angles(
 
 def rotate(
     heads: Float[Tensor, "batch heads time head_dim"],
-    cos: Float[Tensor, "batch 1 time half"],
-    sin: Float[Tensor, "batch 1 time half"],
+    cos: Float[Tensor, "#batch 1 time half"],
+    sin: Float[Tensor, "#batch 1 time half"],
 ) -> Float[Tensor, "batch heads time head_dim"]:
     """Turn channel i with channel i + half by the angles: the half-split layout of Llama checkpoints."""
     first, second = heads.chunk(2, dim=-1)

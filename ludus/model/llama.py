@@ -67,7 +67,7 @@ def config_of(
     }
 
 
-def architecture_of(config: Mapping[str, Any], folder: Path) -> Architecture:
+def architecture_of(config: Any, folder: Path) -> Architecture:
     """Read an architecture out of a `config.json`.
 
     Raises:

@@ -6,7 +6,7 @@ of adapters, sharding or recomputation: those are surgery from outside.
 
 import contextlib
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from ludus.model.attention import BACKENDS, document_mask, document_positions, r
 from ludus.model.settings import Architecture
 
 
+@runtime_checkable
 class Cache(Protocol):
     """What attention asks of a KV cache; `ludus.generation.cache` has the one we use."""
 
@@ -116,7 +117,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.shape = shape
         self.precision = torch.float32
-        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
+        # Not drawn: on the meta device drawing makes torch import its compiler, which takes longer than loading a model.
+        undrawn = torch.empty(shape.vocabulary, shape.width)
+        self.embed_tokens = nn.Embedding.from_pretrained(undrawn, freeze=False)
         self.layers = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
         self.norm = RMSNorm(shape.width, shape.norm_epsilon)
         self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
@@ -167,7 +170,7 @@ class Transformer(nn.Module):
         with self.autocast():
             return self.lm_head(hidden).float()
 
-    def forward(self, tokens: Tensor, **where: Tensor | Cache | None) -> Float[Tensor, "batch time vocab"]:
+    def forward(self, tokens: Tensor, **where: Tensor | Cache | bool | None) -> Float[Tensor, "batch time vocab"]:
         """Return logits for every position; see `hidden` for the keywords."""
         return self.logits(self.hidden(tokens, **where))  # type: ignore[arg-type]
 

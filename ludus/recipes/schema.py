@@ -50,6 +50,7 @@ class SftSettings(TuningSettings):
     data: str | None = Field(
         None, description="JSONL of conversations (messages, or prompt and completion), not exercises."
     )
+    replay: int = Field(4, ge=0, description="Rows of corpus text beside them, against forgetting.")
     rambling_share: float = Field(0.5, ge=0, le=1, description="Share of exercises answered in the rambling style.")
 
 

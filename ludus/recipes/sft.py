@@ -5,8 +5,10 @@ import numpy as np
 from ludus.base.console import say
 from ludus.base.seeds import derive_seed
 from ludus.corpus.exercises.build import read
-from ludus.data.sources import Rows
+from ludus.data import shards
+from ludus.data.sources import Beside, Rows, pretraining
 from ludus.generation.engine import Sampling
+from ludus.learning.loop import Source
 from ludus.learning.objectives.next_token import next_token
 from ludus.recipes.conversations import example, fitting, in_both_styles
 from ludus.recipes.place import Made, Place, Stage
@@ -27,23 +29,38 @@ def make(place: Place, manifest: Manifest) -> Made:
         model=model,
         tokenizer=tokenizer,
         objective=next_token,
-        source=source(place, tokenizer),
+        source=beside_corpus(place, tokenizer, conversations(place, tokenizer)),
         prompts=questions(place, tokenizer),
         sampling=Sampling(recipe.evaluate.max_new_tokens, frozenset([tokenizer.end]), temperature=0),
     )
     return fit(place, manifest, work, base=base)
 
 
-def source(place: Place, tokenizer: Tokenizer) -> Rows:
+def beside_corpus(place: Place, tokenizer: Tokenizer, source: Rows) -> Source:
+    """Put rows of the corpus beside the conversations, so that the model does not forget how to read and write."""
+    recipe, settings = place.recipe, place.recipe.sft
+    if not settings.replay or not place.tokens.is_dir():
+        return source
+    corpus = pretraining(
+        shards.read(place.tokens / "train", tokenizer_hash=tokenizer.hash),
+        context=recipe.data.context,
+        rows=settings.replay,
+        pad_token=tokenizer.pad,
+        seed=derive_seed(recipe.seed, "replay"),
+    )
+    return Beside(source, corpus)
+
+
+def conversations(place: Place, tokenizer: Tokenizer) -> Rows:
     """Render, check and pack the conversations."""
     recipe, settings = place.recipe, place.recipe.sft
     if settings.data:
-        conversations = read_conversations(settings.data)
+        chats = read_conversations(settings.data)
     else:
-        conversations = in_both_styles(
+        chats = in_both_styles(
             read(place.exercises / "train.jsonl"), rambling_share=settings.rambling_share, seed=recipe.seed
         )
-    rendered = [example(tokenizer, messages) for messages in conversations]
+    rendered = [example(tokenizer, messages) for messages in chats]
     examples = [rendered[number] for number in fitting([[each] for each in rendered], recipe.data.context)]
     stops = np.cumsum([len(tokens) for tokens, _ in examples])
     pieces = np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1)

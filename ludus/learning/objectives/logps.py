@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ludus.data.batch import Batch
+from ludus.model.head import target_logps
 from ludus.model.transformer import Transformer
 
 
@@ -23,10 +23,18 @@ def token_logps(model: Transformer, batch: Batch, *, entropy: bool = False) -> T
     documents = None if batch.documents is None else batch.documents[:, :-1]
     hidden = model.hidden(batch.tokens[:, :-1], documents=documents, shared=batch.shared)
     wanted = batch.weights != 0  # (batch, predictions)
-    logits = model.logits(hidden[wanted])  # (wanted, vocab)
-    found = -F.cross_entropy(logits, batch.tokens[:, 1:][wanted], reduction="none")
-    logps = torch.zeros_like(batch.weights).masked_scatter(wanted, found)
-    return TokenLogps(logps, _entropy(logits.detach()) if entropy else None)
+    found, entropies = _of_targets(model, hidden[wanted], batch.tokens[:, 1:][wanted], entropy)
+    logps = torch.zeros(wanted.shape, dtype=found.dtype).masked_scatter(wanted, found)
+    return TokenLogps(logps, entropies.sum() if entropy else None)
+
+
+def _of_targets(model: Transformer, hidden: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities and entropies; a head under surgery is run as it is, a plain one in chunks."""
+    if type(model.lm_head) is nn.Linear:
+        return target_logps(hidden, model.lm_head.weight, targets, precision=model.precision, entropy=entropy)
+    logps = model.logits(hidden).log_softmax(dim=-1)
+    entropies = -(logps.detach().exp() * logps.detach()).sum(dim=-1)
+    return logps.gather(1, targets[:, None])[:, 0], entropies
 
 
 @torch.no_grad()
@@ -37,8 +45,3 @@ def frozen_logps(model: Transformer, batch: Batch) -> Float[Tensor, "batch predi
     logps = token_logps(model, batch).logps
     model.train(training)
     return logps
-
-
-def _entropy(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, ""]:
-    logps = logits.log_softmax(dim=-1)
-    return -(logps.exp() * logps).sum()
