@@ -186,3 +186,15 @@ def test_every_file_of_the_package_goes_into_the_wheel():
     ]
     kinds = {file.suffix for file in data}
     assert {".yaml", ".css", ".js"} <= kinds
+
+
+def test_shapes_are_held_to_their_word_while_tests_run():
+    import torch
+    from jaxtyping import TypeCheckError
+
+    from ludus.model.attention import rotate
+
+    heads, angles = torch.ones(2, 3, 5, 8), torch.ones(2, 1, 5, 4)
+    assert rotate(heads, angles, angles).shape == heads.shape
+    with pytest.raises(TypeCheckError):
+        rotate(heads, angles, torch.ones(2, 1, 6, 4))
