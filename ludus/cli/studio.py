@@ -19,8 +19,8 @@ USAGE = Usage(
         Option("--model", "the same as MODEL", str, "MODEL"),
         Option("--host", "an address to listen on; beyond this machine only with a token", str, "HOST", "127.0.0.1"),
     ),
-    "Programs use http://127.0.0.1:8765/v1 as the base URL of OpenAI's API. With a secret in LUDUS_STUDIO_TOKEN, programs\n"
-    "bring it as their API key and people as a password.",
+    "For programs the base URL of OpenAI's API is http://127.0.0.1:8765/v1. With a secret in LUDUS_STUDIO_TOKEN,\n"
+    "programs bring it as their API key and people as a password.",
 )
 
 

@@ -19,12 +19,30 @@ from ludus.generation.conversation import Answer, chat_prompt, sampling
 from ludus.generation.speaker import Speaker
 
 MOST_TOKENS = 2048
-SETTINGS = (
-    ["messages", "model", "stream", "stream_options", "temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "seed", "trim"]
-)
+LARGEST = 2**63 - 1
+SETTINGS = [
+    "messages",
+    "model",
+    "stream",
+    "stream_options",
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_tokens",
+    "max_completion_tokens",
+    "seed",
+    "trim",
+]
 LABELS = ["user", "metadata", "store", "safety_identifier", "service_tier"]
 # A field that asks for nothing when it has this value (or null), and for what is not there when it has another.
-IDLE: dict[str, Any] = {"n": 1, "presence_penalty": 0, "frequency_penalty": 0, "logprobs": False, "tools": [], "stop": []}
+IDLE: dict[str, Any] = {
+    "n": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logprobs": False,
+    "tools": [],
+    "stop": [],
+}
 IDLE |= {"response_format": {"type": "text"}, "logit_bias": {}, "parallel_tool_calls": True, "tool_choice": "none"}
 
 
@@ -58,11 +76,11 @@ def parse(body: Any) -> Request:
     body = {key: value for key, value in body.items() if value is not None}
     for key, value in body.items():
         if key not in (*SETTINGS, *LABELS) and not (key in IDLE and value == IDLE[key]):
-            known = f"{key} is not supported" if key in IDLE else f"unknown field {key}"
+            known = f"{key} is not supported; leave it out" if key in IDLE else f"unknown field {key}"
             near = None if key in IDLE else nearest(key, SETTINGS)
             raise DataError(known + (f"; did you mean {near}?" if near else ""))
     options = body.get("stream_options", {})
-    longest = number(body, "max_completion_tokens", number(body, "max_tokens", MOST_TOKENS, 1), 1)
+    longest = whole(body, "max_completion_tokens", whole(body, "max_tokens", MOST_TOKENS, 1), 1)
     return Request(
         messages=[plain(message) for message in typed(body, "messages", list, [])],
         model=typed(body, "model", str, ""),
@@ -70,9 +88,9 @@ def parse(body: Any) -> Request:
         usage=isinstance(options, dict) and options.get("include_usage") is True,
         temperature=number(body, "temperature", 0.0, 0, 10),
         top_p=number(body, "top_p", 1.0, 0, 1),
-        top_k=int(number(body, "top_k", 0, 0)),
-        max_tokens=int(min(longest, MOST_TOKENS)),
-        seed=None if "seed" not in body else int(number(body, "seed", 0, 0, 2**63 - 1)),
+        top_k=whole(body, "top_k", 0, 0),
+        max_tokens=min(longest, MOST_TOKENS),
+        seed=whole(body, "seed", 0, 0) if "seed" in body else None,
         trim=typed(body, "trim", bool, False),
     )
 
@@ -85,12 +103,19 @@ def typed(body: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
     return value
 
 
-def number(body: Mapping[str, Any], key: str, default: float, least: float, most: float = float("inf")) -> float:
+def number(body: Mapping[str, Any], key: str, default: float, least: float, most: float) -> float:
     """Return a number within its range."""
     value = body.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        limits = f"from {least:g} to {most:g}" if most < float("inf") else f"of {least:g} or more"
-        raise DataError(f"{key} must be a number {limits}, got {json.dumps(value)[:40]}")
+        raise DataError(f"{key} must be a number from {least:g} to {most:g}, got {json.dumps(value)[:40]}")
+    return value
+
+
+def whole(body: Mapping[str, Any], key: str, default: int, least: int) -> int:
+    """Return a whole number that a program can count to."""
+    value = body.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+        raise DataError(f"{key} must be a whole number of {least} or more, got {json.dumps(value)[:40]}")
     return value
 
 
@@ -100,11 +125,16 @@ def plain(message: Any) -> Any:
         return message
     content = message.get("content")
     if isinstance(content, list):
-        texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-        if not all(isinstance(text, str) for text in texts):
+        texts = [part["text"] for part in content if is_text(part)]
+        if len(texts) < len(content):
             raise DataError("only text is understood in a message, no images, sound or files")
         message = message | {"content": "".join(texts)}
     return message | {"role": "system"} if message.get("role") == "developer" else message
+
+
+def is_text(part: Any) -> bool:
+    """Tell whether a part of a message is text."""
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 @dataclass

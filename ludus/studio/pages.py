@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ludus.evaluation.report.markup import Markup, element, row, table
+from ludus.evaluation.report.words import percent
 from ludus.studio.runs import Run
 
 STATIC = {"chat.js": "text/javascript", "studio.css": "text/css"}
@@ -38,11 +39,13 @@ def run_row(run: Run) -> Markup:
     name = element("a", run.name, href=url("runs", run.name, "report.html")) if report else element("span", run.name)
     word, where = run.state
     state = [element("b", word, class_=word), element("small", where) if where else None]
-    begun = run.started[:16].replace("T", " ")
+    begun = run.started[:16].replace("T", " ") + (" UTC" if run.started.endswith("+00:00") else "")
     newest = next(reversed(run.models), None)
     talk = f"/chat?model={quote(f'{run.name}/{newest}', safe='')}"
     chat = element("a", "chat", href=talk) if newest else None
-    return row(element("th", name, scope="row"), run.recipe, element("td", state), score(run), begun, element("td", chat))
+    return row(
+        element("th", name, scope="row"), run.recipe, element("td", state), score(run), begun, element("td", chat)
+    )
 
 
 def score(run: Run) -> Markup:
@@ -51,7 +54,7 @@ def score(run: Run) -> Markup:
     if not all(isinstance(value, int | float) for value in values):
         return element("td", "–")
     accuracy, low, high = (float(value) for value in values if value is not None)
-    return element("td", element("b", f"{accuracy:.1%}"), element("small", f"{low:.1%} to {high:.1%}"))
+    return element("td", element("b", percent(accuracy)), element("small", f"{percent(low)} to {percent(high)}"))
 
 
 def url(*parts: str) -> str:

@@ -1,4 +1,4 @@
-"""The models that can be talked with: those of the runs, by `RUN/STAGE`, and one that was named; one at a time is loaded."""
+"""The models that can be talked with: those of the runs, by `RUN/STAGE`, and one that was named. One is loaded."""
 
 from pathlib import Path
 
@@ -13,13 +13,15 @@ class Shelf:
 
     def __init__(self, folder: Path, chosen: Path | None = None) -> None:
         self.folder, self.chosen = folder, chosen
-        self._loaded: tuple[Path, Speaker] | None = None
+        self._loaded: tuple[Path, int, Speaker] | None = None
         if chosen is not None:
             find_model(chosen)  # better to know now than at the first question
 
     def names(self) -> dict[str, Path]:
         """Return every model's folder by its name: the one that was named first, then the newest run's last stage."""
-        found = {f"{run.name}/{stage}": path for run in scan(self.folder) for stage, path in reversed(run.models.items())}
+        found = {
+            f"{run.name}/{stage}": path for run in scan(self.folder) for stage, path in reversed(run.models.items())
+        }
         if self.chosen is None:
             return found
         chosen = find_model(self.chosen)
@@ -27,7 +29,7 @@ class Shelf:
         return {known or chosen.resolve().name: chosen} | found
 
     def find(self, name: str) -> tuple[str, Path]:
-        """Return a model's full name and folder; a run's name means its last stage. Raises RunError for no such model."""
+        """Return a model's full name and folder; a run's name means its last stage. Raises RunError for none."""
         names = self.names()
         if not names:
             raise RunError(f"there is no model in {self.folder} yet; train one, as with `ludus run quickstart`")
@@ -39,13 +41,7 @@ class Shelf:
 
     def load(self, path: Path) -> Speaker:
         """Return the model in a folder, loaded anew only if it is another than the last or has changed."""
-        loaded = self._loaded
-        if loaded is None or loaded[0] != path or stamp(loaded[1].folder) != self._stamp:
-            self._stamp = stamp(path)
-            self._loaded = loaded = (path, Speaker.load(path))
-        return loaded[1]
-
-
-def stamp(folder: Path) -> int:
-    """Return what changes when a model is written anew."""
-    return (folder / "config.json").stat().st_mtime_ns
+        written = (path / "config.json").stat().st_mtime_ns
+        if self._loaded is None or self._loaded[:2] != (path, written):
+            self._loaded = (path, written, Speaker.load(path))
+        return self._loaded[2]
