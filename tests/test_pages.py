@@ -61,12 +61,24 @@ def test_a_command_that_is_shown_can_be_typed(words: list[str]):
         return
     assert verb in VERBS, f"there is no verb {verb}"
     module = importlib.import_module(VERBS[verb].module)
-    if VERBS[verb].module == STAGE and plain(words) == words:
+    if verb == "sweep" and plain(words) == words:
+        check_sweep(words[1:])
+    elif VERBS[verb].module == STAGE and plain(words) == words:
         check_recipe(verb, words[1:])
     elif hasattr(module, "USAGE") and plain(words) == words:
         from ludus.cli.options import read
 
         assert read(module.USAGE, words[1:]) is not None or "--help" in words
+
+
+def check_sweep(words: list[str]) -> None:
+    """Resolve the settings of each run of a sweep."""
+    from ludus.cli import grid
+
+    arguments = parse_recipe_arguments(words, FLAGS, bare_keys(Recipe, None))
+    axes, fixed = grid.axes(arguments.overrides)
+    for cell in grid.cells(axes):
+        check_recipe("run", [str(arguments.recipe), *fixed, *(f"{key}={value}" for key, value in cell.items())])
 
 
 def check_recipe(verb: str, words: list[str]) -> None:
