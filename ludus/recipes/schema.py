@@ -16,6 +16,7 @@ from ludus.text.settings import TokenizerSettings
 
 StageName = Literal["corpus", "tokenizer", "pretrain", "exercises", "sft", "dpo", "grpo", "evaluate", "report"]
 ALL: list[StageName] = ["corpus", "tokenizer", "pretrain", "exercises", "sft", "dpo", "grpo", "evaluate", "report"]
+REPLAY = 4  # rows
 CONTEXT_DOC = "Longest piece of text the model sees at once."
 
 
@@ -50,8 +51,15 @@ class SftSettings(TuningSettings):
     data: str | None = Field(
         None, description="JSONL of conversations (messages, or prompt and completion), not exercises."
     )
-    replay: int = Field(4, ge=0, description="Rows of corpus text beside them, against forgetting.")
+    replay: int | None = Field(None, ge=0, description="Rows of corpus text beside them, against forgetting.")
     rambling_share: float = Field(0.5, ge=0, le=1, description="Share of exercises answered in the rambling style.")
+
+    def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
+        """Replay the corpus to a model that was trained on it."""
+        own = (REPLAY, "for a model that was pretrained on this corpus")
+        return super().derive(root) | {
+            "replay": (0, f"sft.base={self.base} is no model of this run") if self.base else own
+        }
 
 
 class DpoSettings(TuningSettings):

@@ -1,8 +1,11 @@
 """Supervised fine-tuning: conversations packed into rows, the loss on what the assistant says."""
 
+from pathlib import Path
+
 import numpy as np
 
 from ludus.base.console import say
+from ludus.base.errors import TokenizerMismatch
 from ludus.base.seeds import derive_seed
 from ludus.corpus.exercises.build import read
 from ludus.data import shards
@@ -39,10 +42,17 @@ def make(place: Place, manifest: Manifest) -> Made:
 def beside_corpus(place: Place, tokenizer: Tokenizer, source: Rows) -> Source:
     """Put rows of the corpus beside the conversations, so that the model does not forget how to read and write."""
     recipe, settings = place.recipe, place.recipe.sft
-    if not settings.replay or not place.tokens.is_dir():
+    if not settings.replay:
         return source
+    try:
+        text = shards.read(place.tokens / "train", tokenizer_hash=tokenizer.hash)
+    except TokenizerMismatch:
+        raise TokenizerMismatch(
+            f"{settings.base} has another tokenizer than the corpus of this run, whose text sft.replay={settings.replay} "
+            "wants beside the conversations; set sft.replay=0, or tokenizer.path to that model's tokenizer"
+        ) from None
     corpus = pretraining(
-        shards.read(place.tokens / "train", tokenizer_hash=tokenizer.hash),
+        text,
         context=recipe.data.context,
         rows=settings.replay,
         pad_token=tokenizer.pad,
@@ -77,10 +87,15 @@ def conversations(place: Place, tokenizer: Tokenizer) -> Rows:
     )
 
 
+def inputs(place: Place) -> dict[str, Path]:
+    """Return what the stage starts from, with the corpus where some of it is replayed."""
+    return tuning_inputs("sft")(place) | ({"tokens": place.tokens} if place.recipe.sft.replay else {})
+
+
 STAGE = Stage(
     name="sft",
     settings=tuning_settings("sft"),
-    inputs=tuning_inputs("sft"),
-    needs=tuning_needs("sft"),
+    inputs=inputs,
+    needs=lambda place: tuning_needs("sft")(place) + (["tokenizer"] if place.recipe.sft.replay else []),
     make=make,
 )
