@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ludus.data.batch import Batch
 from ludus.data.shards import TokenShards
-from ludus.data.sources import Rows, in_order, pretraining
+from ludus.data.sources import Beside, Rows, in_order, pretraining
 
 SIZES = [3, 50, 17, 1, 2, 30, 9, 26, 41, 5]
 PAD = 999
@@ -114,6 +114,20 @@ def test_weights_travel_with_their_tokens():
     pieces = np.array([[0, 7], [7, 12], [12, 20]])
     rows = Rows(tokens, weights, lambda epoch: pieces, length=9, rows=3, pad_token=PAD, seed=0)
     assert sorted(learnt(next(rows))) == [3, 6, 9, 15, 18]
+
+
+def test_rows_beside_each_other_come_from_both_sources_and_resume():
+    alone = source(), source(seed=9, rows=2)
+    both = Beside(source(), source(seed=9, rows=2))
+    for number in range(5):
+        if number == 3:
+            state, both = both.state_dict(), Beside(source(), source(seed=9, rows=2))
+            both.load_state_dict(state)
+        batch, parts = next(both), [next(each) for each in alone]
+        assert batch.tokens.tolist() == [row for part in parts for row in part.tokens.tolist()]
+        assert batch.weights.tolist() == [row for part in parts for row in part.weights.tolist()]
+        assert batch.weight == sum(part.weight for part in parts)
+    assert both.tokens == sum(each.tokens for each in alone)
 
 
 def test_validation_reads_every_prediction_once_and_a_share_of_it_evenly():

@@ -51,6 +51,14 @@ def test_forbidden_tokens_are_never_drawn_wherever_they_stand():
         assert drawn(one)[only] == DRAWS
 
 
+@pytest.mark.parametrize(("number", "expected"), [(0.0, 1), (1 - 2**-24, 4)])
+def test_the_least_and_the_greatest_random_numbers_draw_allowed_tokens(monkeypatch, number: float, expected: int):
+    logits = torch.tensor([[-torch.inf, 1.0, -torch.inf, 0.5, 0.3, -torch.inf]])
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, number))
+    tokens, _ = sample(logits, temperature=1.0, generator=None)
+    assert tokens.tolist() == [expected]
+
+
 def test_top_k_keeps_the_best():
     kept = restrict(LOGITS[None], top_k=3).isfinite()[0]
     assert kept.nonzero()[:, 0].tolist() == [0, 3, 6]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ludus.data.batch import Batch, collate
+from ludus.data.batch import Batch, collate, join
 from ludus.data.packing import best_fit
 from ludus.data.pairs import Pair, stack
 from ludus.learning.loop import Objective, Run, train
@@ -117,6 +117,12 @@ STAGES = {
     "pretrain packed": Stage(next_token, lambda model, splits: packed(documents(), splits)),
     "sft": Stage(next_token, lambda model, splits: one_a_row(conversations(), splits)),
     "sft packed": Stage(next_token, lambda model, splits: packed(conversations(), splits)),
+    "sft with replay": Stage(
+        next_token,
+        lambda model, splits: [
+            join(*both) for both in zip(packed(conversations(), splits), packed(documents(4), splits), strict=True)
+        ],
+    ),
     "dpo": Stage(direct_preference(0.3, likelihood=0.5), preferences),
     "dpo control": Stage(direct_preference(0.0, likelihood=1.0), preferences),
     "grpo": Stage(clipped_policy(low=0.2, high=0.3, kl=0.1), answers("constant")),

@@ -28,7 +28,7 @@ def test_micro_batches_give_the_gradient_of_one_batch(models, stage: str, kind: 
     objective, batches = STAGES[stage].objective, STAGES[stage].batches
     whole, metrics = step(model, objective, batches(model, 1))
     assert sum(float(gradient.abs().sum()) for gradient in whole.values()) > 0.1
-    for splits in (8, 32):
+    for splits in (8, 32) if kind == "plain" else (8,):
         gradient, again = step(model, objective, batches(model, splits))
         assert distance(gradient, whole) < EXACT
         assert again == pytest.approx(metrics, rel=1e-5, abs=1e-5)

@@ -75,7 +75,7 @@ def expected(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> tuple[list
 
 
 def test_supervised_rows_hold_every_conversation_once_and_learn_exactly_the_answers(tmp_path, tokenizer):
-    source = sft.source(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
+    source = sft.conversations(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
     found = [pair for batch in islice(source, 20) for pair in pieces(batch) if len(set(pair[0])) > 1]
     epochs = 20 * 2 / len(source.plan(0))
     for messages in CONVERSATIONS:
@@ -87,7 +87,7 @@ def test_supervised_rows_hold_every_conversation_once_and_learn_exactly_the_answ
 
 
 def test_the_stop_token_is_learned_after_every_answer_and_nowhere_else(tmp_path, tokenizer):
-    source = sft.source(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
+    source = sft.conversations(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
     for batch in islice(source, 6):
         for tokens, learned in pieces(batch):
             ends = [index for index, token in enumerate(tokens) if token == tokenizer.end]
@@ -97,7 +97,7 @@ def test_the_stop_token_is_learned_after_every_answer_and_nowhere_else(tmp_path,
 
 
 def test_a_served_prompt_is_the_beginning_of_the_row_up_to_where_learning_starts(tmp_path, tokenizer):
-    source = sft.source(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
+    source = sft.conversations(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
     found = [pair for batch in islice(source, 8) for pair in pieces(batch)]
     for messages in CONVERSATIONS:
         for index, message in enumerate(messages):
@@ -111,7 +111,7 @@ def test_a_served_prompt_is_the_beginning_of_the_row_up_to_where_learning_starts
 def test_what_is_too_long_or_has_no_answer_is_left_out_and_counted(tmp_path, tokenizer, capsys):
     long, mute = said("word " * 200, "yes"), said("nobody answers")
     where = place(tmp_path, [{"messages": one} for one in [*CONVERSATIONS, long, mute]])
-    source = sft.source(where, tokenizer)
+    source = sft.conversations(where, tokenizer)
     assert sum(len(row) for row in source.plan(0)) == len(CONVERSATIONS)
     printed = capsys.readouterr().out
     assert "left out" in printed

@@ -35,6 +35,7 @@ class Fixed(torch.nn.Module):
     def __init__(self, logps: Tensor) -> None:
         super().__init__()
         self.logps = torch.nn.Parameter(logps)
+        self.lm_head = None  # no plain layer, so that `logits` is asked
 
     def hidden(self, tokens: Tensor, **where: object) -> Tensor:
         return self.logps[..., None]
