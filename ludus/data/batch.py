@@ -31,6 +31,10 @@ class Batch:
     reference_logps: Float[Tensor, "..."] | None = None
     advantages: Float[Tensor, "batch predictions"] | None = None
 
+    def scaled(self, factor: float) -> "Batch":
+        """Return the batch with every weight, and the count of its units, multiplied."""
+        return dataclasses.replace(self, weights=self.weights * factor, weight=self.weight * factor)
+
     def state_dict(self) -> dict[str, Tensor | float | None]:
         """Return the fields by name, for a checkpoint taken between two minibatches of one rollout."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

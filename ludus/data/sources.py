@@ -86,16 +86,16 @@ class Rows:
 
 
 class Beside:
-    """Yield the batches of two sources as one: rows of the second under those of the first, equally long."""
+    """Yield the batches of two sources as one: rows of the second, each token weighing `weight`, under the first's."""
 
-    def __init__(self, first: Rows, second: Rows) -> None:
-        self.first, self.second = first, second
+    def __init__(self, first: Rows, second: Rows, *, weight: float) -> None:
+        self.first, self.second, self.weight = first, second, weight
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        return join(next(self.first), next(self.second))
+        return join(next(self.first), next(self.second).scaled(self.weight))
 
     @property
     def tokens(self) -> int:

@@ -56,10 +56,8 @@ class SftSettings(TuningSettings):
 
     def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
         """Replay the corpus to a model that was trained on it."""
-        own = (REPLAY, "for a model that was pretrained on this corpus")
-        return super().derive(root) | {
-            "replay": (0, f"sft.base={self.base} is no model of this run") if self.base else own
-        }
+        foreign, own = (0, "for a model from elsewhere"), (REPLAY, "for a model that was pretrained on this corpus")
+        return super().derive(root) | {"replay": foreign if self.base else own}
 
 
 class DpoSettings(TuningSettings):

@@ -48,8 +48,8 @@ def beside_corpus(place: Place, tokenizer: Tokenizer, source: Rows) -> Source:
         text = shards.read(place.tokens / "train", tokenizer_hash=tokenizer.hash)
     except TokenizerMismatch:
         raise TokenizerMismatch(
-            f"{settings.base} has another tokenizer than the corpus of this run, whose text sft.replay={settings.replay} "
-            "wants beside the conversations; set sft.replay=0, or tokenizer.path to that model's tokenizer"
+            f"sft.base={settings.base} has another tokenizer than this run's corpus, of which sft.replay="
+            f"{settings.replay} rows are wanted in each batch; set sft.replay=0, or tokenizer.path={settings.base}"
         ) from None
     corpus = pretraining(
         text,
@@ -58,7 +58,7 @@ def beside_corpus(place: Place, tokenizer: Tokenizer, source: Rows) -> Source:
         pad_token=tokenizer.pad,
         seed=derive_seed(recipe.seed, "replay"),
     )
-    return Beside(source, corpus)
+    return Beside(source, corpus, weight=settings.replay_weight)
 
 
 def conversations(place: Place, tokenizer: Tokenizer) -> Rows:
