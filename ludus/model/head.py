@@ -5,6 +5,8 @@ forward and once more backward; what is recomputed is one matrix product, what i
 and memory. The result is that of a log-softmax over all logits.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +18,9 @@ class _TargetLogps(torch.autograd.Function):
     """log softmax(hidden @ weight.T) at the targets, and the entropy of each row's distribution."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, precision, entropy):
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, precision: torch.dtype, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         narrow = weight.to(precision)
         logps = torch.empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
         normalisers, entropies = torch.empty_like(logps), torch.zeros_like(logps)
@@ -33,7 +37,7 @@ class _TargetLogps(torch.autograd.Function):
         return logps, entropies
 
     @staticmethod
-    def backward(ctx, gradients: Tensor, _: Tensor):
+    def backward(ctx: Any, gradients: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, normalisers = ctx.saved_tensors
         narrow = weight.to(ctx.precision)
         hidden_gradient = torch.empty_like(hidden)

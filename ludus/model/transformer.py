@@ -117,7 +117,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.shape = shape
         self.precision = torch.float32
-        # Not drawn: on the meta device drawing makes torch import its compiler, which takes longer than loading a model.
+        # Not drawn: on the meta device drawing makes torch import its compiler, which takes longer than loading does.
         undrawn = torch.empty(shape.vocabulary, shape.width)
         self.embed_tokens = nn.Embedding.from_pretrained(undrawn, freeze=False)
         self.layers = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
