@@ -52,6 +52,7 @@ class SftSettings(TuningSettings):
         None, description="JSONL of conversations (messages, or prompt and completion), not exercises."
     )
     replay: int | None = Field(None, ge=0, description="Rows of corpus text beside them, against forgetting.")
+    replay_weight: float = Field(0.1, gt=0, description="Weight of a token of that text; one of an answer has 1.")
     rambling_share: float = Field(0.5, ge=0, le=1, description="Share of exercises answered in the rambling style.")
 
     def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
