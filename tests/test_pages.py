@@ -133,6 +133,15 @@ def test_every_file_that_is_named_exists():
             assert (ROOT / path).exists(), f"{name}: {path}"
 
 
+def test_the_page_of_laws_leaves_no_law_out():
+    missing = [
+        file.name
+        for file in sorted((ROOT / "tests" / "laws").glob("test_*.py"))
+        if file.name not in page("docs/laws.md")
+    ]
+    assert not missing
+
+
 @lru_cache
 def names() -> set[str]:
     """Return the dotted name of every module, class, function and method of the package."""
