@@ -66,7 +66,7 @@ def run(place: Place, verb: str, *, command: Sequence[str] | None = None) -> Non
     with hold(place.folder) as held:
         _look_for_what_is_brought(place, names)
         known = _known_stages(place.folder)
-        order = [name for name in STAGES if name in {*known, *names}]
+        order = [name for name in STAGES if name in {*known, *names} and name not in ALWAYS]
         held.describe(place.recipe.name, order, verb=verb)
         write_json(
             place.folder / "recipe.json",
@@ -78,15 +78,17 @@ def run(place: Place, verb: str, *, command: Sequence[str] | None = None) -> Non
 
 def _make(place: Place, stage: Stage, title: str, command: list[str]) -> None:
     folder, settings, inputs = place.stage(stage.name), stage.settings(place.recipe), stage.inputs(place)
-    if stage.name not in ALWAYS:
-        recorded = {name: artefact(path, folder) for name, path in inputs.items()}
-        wanted = fingerprint(stage.name, settings, recorded)
-        note = _set_in_place(place, folder, wanted)
-        if _is_current(folder, wanted):
-            say(f"{title}: up to date{note}")
-            return
-        title += note
-    say(title)
+    if stage.name in ALWAYS:
+        say(title)
+        stage.make(place, Manifest(stage.name, fingerprint=""))
+        return
+    recorded = {name: artefact(path, folder) for name, path in inputs.items()}
+    wanted = fingerprint(stage.name, settings, recorded)
+    note = _set_in_place(place, folder, wanted)
+    if _is_current(folder, wanted):
+        say(f"{title}: up to date{note}")
+        return
+    say(title + note)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = Manifest.begin(
         folder,
