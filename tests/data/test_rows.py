@@ -118,12 +118,12 @@ def test_weights_travel_with_their_tokens():
 
 def test_rows_beside_each_other_come_from_both_sources_and_resume():
     alone = source(), source(seed=9, rows=2)
-    both = Beside(source(), source(seed=9, rows=2))
+    both = Beside(source(), source(seed=9, rows=2), weight=0.25)
     for number in range(5):
         if number == 3:
-            state, both = both.state_dict(), Beside(source(), source(seed=9, rows=2))
+            state, both = both.state_dict(), Beside(source(), source(seed=9, rows=2), weight=0.25)
             both.load_state_dict(state)
-        batch, parts = next(both), [next(each) for each in alone]
+        batch, parts = next(both), [next(alone[0]), next(alone[1]).scaled(0.25)]
         assert batch.tokens.tolist() == [row for part in parts for row in part.tokens.tolist()]
         assert batch.weights.tolist() == [row for part in parts for row in part.weights.tolist()]
         assert batch.weight == sum(part.weight for part in parts)

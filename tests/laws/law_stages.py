@@ -120,7 +120,8 @@ STAGES = {
     "sft with replay": Stage(
         next_token,
         lambda model, splits: [
-            join(*both) for both in zip(packed(conversations(), splits), packed(documents(4), splits), strict=True)
+            join(chat, text.scaled(0.1))
+            for chat, text in zip(packed(conversations(), splits), packed(documents(4), splits), strict=True)
         ],
     ),
     "dpo": Stage(direct_preference(0.3, likelihood=0.5), preferences),
