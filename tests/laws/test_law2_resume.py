@@ -1,0 +1,173 @@
+"""Law 2: killed at any moment and begun again, a stage leaves what it would have left, to the last bit."""
+
+import copy
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ludus.base.config import resolve
+from ludus.base.files import sha256_file
+from ludus.learning import checkpoints
+from ludus.learning.loop import Run
+from ludus.recipes import chain
+from ludus.recipes.place import Place
+from ludus.recipes.schema import Recipe
+
+pytestmark = pytest.mark.law
+
+STAGES = ["pretrain", "sft", "dpo", "grpo"]
+EVERY = 3  # steps between checkpoints, in tiny.yaml
+KILLS = 26  # of each stage
+RUN = Path("runs/tiny")
+
+
+def stream(stage: Path) -> tuple[list[dict[str, Any]], str]:
+    """Return what a stage has logged: its metrics but for the time they took, and its samples."""
+    records = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    timeless = [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+    return timeless, (stage / "samples.jsonl").read_text()
+
+
+def outcome(stage: Path) -> tuple[Any, ...]:
+    manifest = json.loads((stage / "manifest.json").read_text())
+    left = {name: manifest[name] for name in ("status", "fingerprint", "tokens", "summary")}
+    return stream(stage), left, sha256_file(stage / "model" / "model.safetensors")
+
+
+def before(stage: str, finished: Path, folder: Path) -> Path:
+    """Copy a run as it was before a stage, and return where that stage will be."""
+    later = chain.STAGES.keys() - list(chain.STAGES)[: list(chain.STAGES).index(stage)]
+    shutil.copytree(finished, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*later, "evaluation"))
+    return folder / RUN / stage
+
+
+def acknowledged(stage: Path) -> int:
+    """Return the step of the newest checkpoint, which must load and be no older than the log lines after it say."""
+    newest = checkpoints.latest(stage / "checkpoints")
+    saved = 0
+    if newest is not None:
+        saved, state = checkpoints.load(newest)
+        assert state["step"] == saved == checkpoints.step_of(newest)
+    log = stage / "metrics.jsonl"
+    logged = [json.loads(line)["step"] for line in log.read_text().split("\n")[:-1]] if log.exists() else []
+    assert saved >= max(0, len(logged) - 1) // EVERY * EVERY  # a step begins when the save before it has returned
+    assert logged == list(range(1, len(logged) + 1))
+    return saved
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_killed_again_and_again_ends_as_if_it_never_was(stage, tiny_run, ludus, tmp_path):
+    draw = random.Random(stage)
+    folder = before(stage, tiny_run, tmp_path / "run")
+    began = time.monotonic()
+    assert ludus(stage, "tiny.yaml", folder=tmp_path / "run").wait() == 0
+    whole, expected = time.monotonic() - began, outcome(folder)
+    assert expected == outcome(tiny_run / RUN / stage)
+    steps = len(expected[0][0])
+    training = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
+    start = whole - training
+
+    kills, resumed, finished, newest = 0, 0, 0, 0
+    shutil.rmtree(folder)
+    while kills < KILLS or not finished:
+        child = ludus(stage, "tiny.yaml", folder=tmp_path / "run")
+        early = draw.random() < 0.25
+        time.sleep(start * draw.random() if early else start + 6 * training / steps * draw.random())
+        child.kill()
+        code = child.wait()
+        assert code in (0, -9), child.err
+        if code == 0:
+            assert outcome(folder) == expected
+            shutil.rmtree(folder)
+            finished, newest = finished + 1, 0
+            continue
+        saved = acknowledged(folder)
+        assert saved >= newest, "an acknowledged checkpoint is lost"
+        kills, resumed, newest = kills + 1, resumed + (newest > 0), saved
+    assert resumed >= kills / 3, f"only {resumed} of {kills} lives had a checkpoint to begin from"
+
+
+# What a stage's outcome does not depend on, and why.
+IDLE = {
+    "pretrain": set(),
+    "sft": set(),
+    "dpo": {"random"},  # without dropout nothing is drawn but the order of pairs, which has a seed of its own
+    "grpo": {"random"},  # likewise; answers come from the source's own generator
+    "sft adapter.kind=lora adapter.dropout=0.1": set(),
+}
+MOMENT, LAST = 9, 14  # the step whose checkpoint is gone on from, and the last
+
+
+def stopped_at(step: int, stage: Path, copied: Path) -> Path:
+    """Copy a finished stage, which keeps all its checkpoints, as it was when it had just saved that of `step`."""
+    shutil.copytree(stage, copied, ignore=shutil.ignore_patterns("model", "adapter"))
+    for path in (copied / "checkpoints").iterdir():
+        if checkpoints.step_of(path) > step:
+            shutil.rmtree(path)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    return copied
+
+
+def leaves(state: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    """Return the paths of a state's items; what repeats for each parameter or each kind of question counts once."""
+    if path in (("model",), ("source", "metrics")) or not isinstance(state, dict):
+        return {path}
+    repeats = path in (("optimizer",), ("source", "curriculum"))
+    return {leaf for key, inner in state.items() for leaf in leaves(inner, (*path, "*" if repeats else key))}
+
+
+def forget(state: dict[str, Any], fresh: dict[str, Any] | None, path: tuple[str, ...]) -> None:
+    """Put what a fresh run has in place of one item; of moments it has none yet, which is to say zeros."""
+    key, *rest = path
+    for name in list(state) if key == "*" else [key]:
+        inner = None if fresh is None else fresh.get(name)
+        if rest:
+            forget(state[name], inner, tuple(rest))
+        else:
+            state[name] = torch.zeros_like(state[name]) if inner is None else inner
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_whatever_a_checkpoint_holds_is_missed_when_it_is_lost(case, tiny_run, tmp_path, monkeypatch):
+    stage, *changes = case.split()
+    folder = before(stage, tiny_run, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    given = [f"{stage}.{change}" for change in [*changes, f"steps={LAST}", "keep=9"]]
+    resolved = resolve(Recipe, recipe=tmp_path / "tiny.yaml", presets=tmp_path, environment={}, overrides=given)
+
+    def log(load: Callable[[Run, dict], None] = Run.load_state_dict) -> Any:
+        """Run the stage to its end, from its newest checkpoint if it has one, and return what it logged."""
+        monkeypatch.setattr(Run, "load_state_dict", load)
+        chain.run(Place(resolved.settings, RUN, resolved.origins), stage, command=[])
+        return stream(folder)
+
+    def go_back() -> None:
+        """Return to the moment of one checkpoint."""
+        shutil.rmtree(folder)
+        shutil.copytree(moment, folder)
+
+    def misses(item: tuple[str, ...]) -> bool:
+        def without(run: Run, state: dict[str, Any]) -> None:
+            forget(state, copy.deepcopy(run.state_dict()), item)
+            restore(run, state)
+
+        go_back()
+        try:
+            return log(without) != expected
+        except (KeyError, RuntimeError):
+            return True
+
+    restore, expected = Run.load_state_dict, log()
+    moment = stopped_at(MOMENT, folder, tmp_path / "moment")
+    _, state = checkpoints.load(moment / "checkpoints" / f"step-{MOMENT:08d}")
+    go_back()
+    assert log() == expected
+    assert {".".join(item) for item in leaves(state) if not misses(item)} == IDLE[case]
