@@ -119,17 +119,18 @@ def whole(body: Mapping[str, Any], key: str, default: int, least: int) -> int:
     return value
 
 
-def plain(message: Any) -> Any:
+def plain(message: Any) -> dict[str, str]:
     """Return a message with its parts of text joined, and `developer` by its older name."""
     if not isinstance(message, dict):
-        return message
+        raise DataError("a message must be an object with role and content")
     content = message.get("content")
-    if isinstance(content, list):
-        texts = [part["text"] for part in content if is_text(part)]
-        if len(texts) < len(content):
-            raise DataError("only text is understood in a message, no images, sound or files")
-        message = message | {"content": "".join(texts)}
-    return message | {"role": "system"} if message.get("role") == "developer" else message
+    if isinstance(content, list) and all(map(is_text, content)):
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise DataError("the content of a message must be text; images, sound, files and tools are not understood")
+    others = {key: value for key, value in message.items() if value is not None}
+    role = {"developer": "system"}.get(str(message.get("role")), str(message.get("role")))
+    return others | {"role": role, "content": content}
 
 
 def is_text(part: Any) -> bool:

@@ -1,6 +1,7 @@
 """Serving the studio: which address may be listened on, and the server that does."""
 
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import uvicorn
@@ -52,13 +53,14 @@ def check(host: str, token: str | None) -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens. Raises RunError if the address cannot be had."""
-    bare = host.strip("[]")
     try:
-        family, _, _, _, address = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen()
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with ExitStack() as closing:
+            listening = closing.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen()
+            closing.pop_all()
+            return listening
     except OSError as problem:
         raise RunError(f"cannot listen on {host}:{port}: {problem.strerror}; choose another with --port") from None
-    return listening
