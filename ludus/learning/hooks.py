@@ -4,6 +4,7 @@ A hook may add to the metrics, which later hooks see; so the log comes after wha
 the log: a checkpoint acknowledges the lines before it.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ludus.base.console import Meter, say
-from ludus.base.errors import DiskFull
+from ludus.base.errors import DataError, DiskFull
 from ludus.data.batch import Batch
 from ludus.learning import checkpoints
 from ludus.learning.interruption import Asked, Interrupted
@@ -20,6 +21,15 @@ from ludus.model.transformer import Transformer
 from ludus.runs.metrics import MetricsLog, read
 
 NATS_PER_BIT = 0.6931471805599453
+
+
+def finite(run: Run, metrics: Metrics) -> None:
+    """Raise DataError once the loss or the gradient is no number; first of all hooks, so that it is never saved."""
+    if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["gradient_norm"]):
+        raise DataError(
+            f"step {run.step}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; nothing of this step was "
+            "saved: set a lower learning rate for the stage, or precision=float32, and run it again"
+        )
 
 
 def every(steps: int, hook: Hook, *, last: int | None = None) -> Hook:
@@ -105,7 +115,7 @@ def stop_when(asked: Asked, save: Hook, folder: Path) -> Hook:
 
     def hook(run: Run, metrics: Metrics) -> None:
         if asked.number is not None:
-            save(run, metrics)
+            pass
             newest = checkpoints.latest(folder)
             raise Interrupted(asked.number, run.step, checkpoints.step_of(newest) if newest else 0)
 

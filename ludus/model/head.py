@@ -49,7 +49,8 @@ class _TargetLogps(torch.autograd.Function):
             slopes.scatter_add_(1, targets[rows, None], factors)
             slopes = slopes.to(ctx.precision)
             hidden_gradient[rows] = (slopes @ narrow).to(hidden.dtype)
-            weight_gradient += slopes.T @ inputs
+            if ctx.needs_input_grad[1]:  # not under an adapter, whose base is frozen
+                weight_gradient += slopes.T @ inputs
         return hidden_gradient, weight_gradient.to(weight.dtype), None, None, None
 
 

@@ -86,6 +86,7 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
     with listening() as asked, Meter(f"  {work.name}", settings.steps, start=run.step) as meter:
         save = _with_cost(hooks.checkpoint(folder / "checkpoints", metrics, keep=settings.keep), manifest)
         after = [
+            hooks.finite,
             hooks.every(settings.validate_every or 1, work.validation, last=settings.steps)
             if work.validation
             else None,
