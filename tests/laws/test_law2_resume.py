@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from law2_runs import RUN, before, outcome, stream
 
 from ludus.base.config import resolve
-from ludus.base.files import sha256_file
 from ludus.learning import checkpoints
 from ludus.learning.loop import Run
 from ludus.recipes import chain
@@ -25,27 +25,6 @@ pytestmark = pytest.mark.law
 STAGES = ["pretrain", "sft", "dpo", "grpo"]
 EVERY = 3  # steps between checkpoints, in tiny.yaml
 KILLS = 26  # of each stage
-RUN = Path("runs/tiny")
-
-
-def stream(stage: Path) -> tuple[list[dict[str, Any]], str]:
-    """Return what a stage has logged: its metrics but for the time they took, and its samples."""
-    records = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
-    timeless = [{name: value for name, value in record.items() if name != "seconds"} for record in records]
-    return timeless, (stage / "samples.jsonl").read_text()
-
-
-def outcome(stage: Path) -> tuple[Any, ...]:
-    manifest = json.loads((stage / "manifest.json").read_text())
-    left = {name: manifest[name] for name in ("status", "fingerprint", "tokens", "summary")}
-    return stream(stage), left, sha256_file(stage / "model" / "model.safetensors")
-
-
-def before(stage: str, finished: Path, folder: Path) -> Path:
-    """Copy a run as it was before a stage, and return where that stage will be."""
-    later = chain.STAGES.keys() - list(chain.STAGES)[: list(chain.STAGES).index(stage)]
-    shutil.copytree(finished, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*later, "evaluation"))
-    return folder / RUN / stage
 
 
 def acknowledged(stage: Path) -> int:
