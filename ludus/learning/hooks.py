@@ -115,7 +115,7 @@ def stop_when(asked: Asked, save: Hook, folder: Path) -> Hook:
 
     def hook(run: Run, metrics: Metrics) -> None:
         if asked.number is not None:
-            pass
+            save(run, metrics)
             newest = checkpoints.latest(folder)
             raise Interrupted(asked.number, run.step, checkpoints.step_of(newest) if newest else 0)
 
