@@ -4,20 +4,23 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ludus.base.config import Resolved, bare_keys, describe, preset_names, resolve
+from ludus.base.config import Resolved, bare_keys, describe, load_resolved, preset_names, resolve
 from ludus.base.console import say
+from ludus.base.errors import ConfigError
 from ludus.cli.arguments import parse_recipe_arguments
 from ludus.cli.verbs import VERBS
 from ludus.recipes.schema import Recipe
 
 PRESETS = Path(__file__).parent.parent / "recipes" / "presets"
+RECORD = "recipe.json"
 FLAGS = {"--help": False, "--print-config": False, "--folder": True}
 USAGE = """usage: ludus {verb} [RECIPE] [key=value ...] [--folder FOLDER] [--print-config]
 
 {doc}.
 
-RECIPE is a YAML file or one of: {presets}. Settings come from their defaults, then the recipe, then the
-environment (LUDUS__MODEL__DEPTH=6), then the command line (model.depth=6). The run's folder is runs/NAME.
+RECIPE is a YAML file, the folder of a run, or one of: {presets}. Settings come from their
+defaults, then the recipe, then the environment (LUDUS__MODEL__DEPTH=6), then the command line
+(model.depth=6). The run's folder is runs/NAME.
 --print-config shows every value and where it comes from, and runs nothing.
 """
 
@@ -29,19 +32,32 @@ def main(verb: str, argv: Sequence[str]) -> int:
     if "--help" in arguments.flags:
         say(help_text(verb))
         return 0
-    resolved = resolve(
-        Recipe,
-        recipe=arguments.recipe,
-        presets=PRESETS,
-        environment=os.environ,
-        overrides=arguments.overrides,
-        section=section,
-    )
+    run_folder = Path(arguments.recipe) if arguments.recipe and (Path(arguments.recipe) / RECORD).is_file() else None
+    if run_folder:
+        resolved = recorded(run_folder, arguments.overrides)
+    else:
+        resolved = resolve(
+            Recipe,
+            recipe=arguments.recipe,
+            presets=PRESETS,
+            environment=os.environ,
+            overrides=arguments.overrides,
+            section=section,
+        )
     if "--print-config" in arguments.flags:
         say(resolved.render())
         return 0
-    folder = arguments.flags.get("--folder")
-    return execute(resolved, verb, Path(str(folder)) if folder else Path("runs") / resolved.settings.name)
+    chosen = arguments.flags.get("--folder") or run_folder
+    return execute(resolved, verb, Path(str(chosen)) if chosen else Path("runs") / resolved.settings.name)
+
+
+def recorded(folder: Path, overrides: Sequence[str]) -> Resolved[Recipe]:
+    """Return the settings a run was made with; they cannot be changed by the way."""
+    if overrides:
+        raise ConfigError(
+            f"{folder} is a run and has its settings; to change {overrides[0]}, give the recipe instead of the folder"
+        )
+    return load_resolved(Recipe, folder / RECORD)
 
 
 def help_text(verb: str) -> str:

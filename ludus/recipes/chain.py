@@ -18,7 +18,7 @@ from ludus.base.files import write_json
 from ludus.recipes import corpus, dpo, evaluate, exercises, grpo, pretrain, report, sft, tokenizer
 from ludus.recipes.place import Place, Stage
 from ludus.runs.artefacts import artefact, check_readable
-from ludus.runs.folder import hold
+from ludus.runs.folder import RunFolder, hold
 from ludus.runs.manifest import MANIFEST, Manifest, fingerprint
 
 STAGES: dict[str, Stage] = {
@@ -65,15 +65,18 @@ def run(place: Place, verb: str, *, command: Sequence[str] | None = None) -> Non
     command = list(sys.argv if command is None else command)
     with hold(place.folder) as held:
         _look_for_what_is_brought(place, names)
-        known = _known_stages(place.folder)
-        order = [name for name in STAGES if name in {*known, *names} and name not in ALWAYS]
-        held.describe(place.recipe.name, order, verb=verb)
-        write_json(
-            place.folder / "recipe.json",
-            {"settings": place.recipe.model_dump(mode="json"), "origins": dict(place.origins), "dropped": []},
-        )
+        if verb not in ALWAYS:
+            _describe(place, held, verb, names)
         for number, name in enumerate(names, 1):
             _make(place, STAGES[name], f"[{number}/{len(names)}] {name}", command)
+
+
+def _describe(place: Place, held: RunFolder, verb: str, names: list[str]) -> None:
+    """Record what was asked for, so that `ludus resume` can go on with it."""
+    order = [name for name in STAGES if name in {*_known_stages(place.folder), *names} and name not in ALWAYS]
+    held.describe(place.recipe.name, order, verb=verb)
+    settings = place.recipe.model_dump(mode="json")
+    write_json(place.folder / "recipe.json", {"settings": settings, "origins": dict(place.origins), "dropped": []})
 
 
 def _make(place: Place, stage: Stage, title: str, command: list[str]) -> None:

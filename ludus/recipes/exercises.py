@@ -17,7 +17,8 @@ def make(place: Place, manifest: Manifest) -> Made:
     for split in ("train", "held_out"):
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in report[split]["by_kind"].items())
         say(f"  {split.replace('_', ' ')}: {report[split]['exercises']:,} ({kinds})")
-    return Made({"questions": place.exercises}, summary=report)
+    counts = {"questions": sum(split["exercises"] for split in report.values())}
+    return Made({"questions": place.exercises}, summary=counts)
 
 
 STAGE = Stage(

@@ -59,7 +59,7 @@ def inputs(place: Place) -> dict[str, Path]:
 
 STAGE = Stage(
     name="tokenizer",
-    settings=lambda recipe: recipe.tokenizer.model_dump(mode="json"),
+    settings=lambda recipe: {"tokenizer": recipe.tokenizer.model_dump(mode="json")},
     inputs=inputs,
     needs=lambda place: ["corpus"],
     make=make,

@@ -86,7 +86,7 @@ def build(settings: ExerciseSettings, folder: Path, facts: Sequence[tuple[str, s
         ConfigError: the kinds do not have as many problems as were asked for.
     """
     made = kinds(settings, facts)
-    report: dict = {"seed": seed}
+    report: dict = {}
     for name, count, held_out in (("train", settings.train, False), ("held_out", settings.held_out, True)):
         found, left_out = draw(made, count, held_out=held_out, share=settings.held_out_share, seed=seed)
         if len(found) < count:
