@@ -88,6 +88,9 @@ def check_recipe(verb: str, words: list[str]) -> None:
     if arguments.recipe in MADE_BY_READERS:
         assert f"# {arguments.recipe}" in page("README.md") or verb == "pretrain"
         return
+    if str(arguments.recipe).startswith("runs/"):  # a run's folder stands for its recipe
+        assert not arguments.overrides
+        return
     assert arguments.recipe is None or arguments.recipe in preset_names(PRESETS), f"no recipe {arguments.recipe}"
     resolve(
         Recipe,

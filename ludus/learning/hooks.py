@@ -27,8 +27,8 @@ def finite(run: Run, metrics: Metrics) -> None:
     """Raise DataError once the loss or the gradient is no number; first of all hooks, so that it is never saved."""
     if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["gradient_norm"]):
         raise DataError(
-            f"step {run.step}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; nothing of this step was "
-            "saved: set a lower learning rate for the stage, or precision=float32, and run it again"
+            f"step {run.step}: loss {metrics['loss']}, gradient norm {metrics['gradient_norm']}; nothing of this step "
+            "was saved: set a lower learning rate for the stage, or precision=float32, and run it again"
         )
 
 
