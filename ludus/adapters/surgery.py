@@ -75,7 +75,8 @@ def _targeted(model: Transformer, targets: str | Sequence[str]) -> list[str]:
         return [name for name in linears if name != HEAD]
     kinds = {name.rpartition(".")[2] for name in linears}
     if not targets:
-        raise ConfigError(f"the adapter has no targets, nothing could learn; name some of {', '.join(sorted(kinds))}")
+        known = ", ".join(sorted(kinds))
+        raise ConfigError(f"the adapter has no targets, so nothing could learn; name some of {known}")
     for target in targets:
         if not any(_ends_with(name, target) for name in linears):
             near = nearest(target, kinds)
