@@ -96,8 +96,8 @@ def ludus() -> Iterator[Callable[..., Child]]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     with subprocess.Popen([sys.executable, str(script)], **pipes) as nursery:
 
-        def start(*argv: str, folder: Path, user: int = 0, **environment: str) -> Child:
-            job = {"argv": argv, "folder": str(folder), "user": user, "environment": environment}
+        def start(*argv: str, folder: Path, **environment: str) -> Child:
+            job = {"argv": argv, "folder": str(folder), "environment": environment}
             nursery.stdin.write(json.dumps(job) + "\n")
             nursery.stdin.flush()
             return Child(nursery, folder)

@@ -77,8 +77,10 @@ def execute(resolved: Resolved[Recipe], verb: str, folder: Path) -> int:
     from ludus.recipes.place import Place
 
     torch.set_num_threads(resolved.settings.threads or 1)
-    place = Place(resolved.settings, folder, resolved.origins)
+    place = Place(resolved.settings, folder, resolved.origins, resolved.dropped)
     say(f"ludus {verb}: {resolved.settings.name} in {folder}, {resolved.settings.threads} threads")
+    for value in resolved.dropped:
+        say(f"not used: {value}")
     try:
         chain.run(place, verb)
     except Interrupted as stopped:

@@ -5,7 +5,6 @@ it left them. What was made otherwise is set aside, never overwritten, and taken
 mistyped setting costs nothing.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ludus.base.console import say
-from ludus.base.files import write_json
+from ludus.base.errors import RunError
+from ludus.base.files import read_json, write_json
 from ludus.recipes import corpus, dpo, evaluate, exercises, grpo, pretrain, report, sft, tokenizer
 from ludus.recipes.place import Place, Stage
 from ludus.runs.artefacts import artefact, check_readable
@@ -75,8 +75,8 @@ def _describe(place: Place, held: RunFolder, verb: str, names: list[str]) -> Non
     """Record what was asked for, so that `ludus resume` can go on with it."""
     order = [name for name in STAGES if name in {*_known_stages(place.folder), *names} and name not in ALWAYS]
     held.describe(place.recipe.name, order, verb=verb)
-    settings = place.recipe.model_dump(mode="json")
-    write_json(place.folder / "recipe.json", {"settings": settings, "origins": dict(place.origins), "dropped": []})
+    recipe = {"settings": place.recipe.model_dump(mode="json"), "origins": dict(place.origins)}
+    write_json(place.folder / "recipe.json", recipe | {"dropped": list(place.dropped)})
 
 
 def _make(place: Place, stage: Stage, title: str, command: list[str]) -> None:
@@ -157,4 +157,5 @@ def _origins_of(place: Place, settings: Any) -> dict[str, str]:
 
 def _known_stages(folder: Path) -> list[str]:
     file = folder / "run.json"
-    return json.loads(file.read_text(encoding="utf-8")).get("stages", []) if file.is_file() else []
+    content = read_json(file, RunError) if file.is_file() else {}
+    return content.get("stages", []) if isinstance(content, dict) else []

@@ -13,11 +13,12 @@ TRAINED = ("pretrain", "sft", "dpo", "grpo")
 
 @dataclass(frozen=True)
 class Place:
-    """One run: its recipe, where each value came from, and its folder."""
+    """One run: its recipe, its folder, where each value came from, and values given that nothing uses."""
 
     recipe: Recipe
     folder: Path
     origins: Mapping[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
 
     def stage(self, name: str) -> Path:
         """Return the folder of a stage."""

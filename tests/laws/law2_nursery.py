@@ -2,7 +2,7 @@
 
 So a real process, to be killed at any moment, costs a tenth of a second instead of the seconds that importing torch
 takes. It never computes anything itself: a fork is only safe before the first backward pass. Talk to it through the
-fixture `ludus`: one JSON line in, {"argv", "folder", "environment", "user"}; out come a line with the child's number,
+fixture `ludus`: one JSON line in, {"argv", "folder", "environment"}; out come a line with the child's number,
 and once it has ended a line with its exit code, negative for a signal, to be answered by an empty line.
 """
 
@@ -26,8 +26,6 @@ def live(job: dict) -> int:
     os.environ.update(job["environment"])
     for stream, name in ((sys.stdout, "out.txt"), (sys.stderr, "err.txt")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), stream.fileno())
-    if job["user"]:
-        os.setuid(job["user"])
     try:
         return main(job["argv"])
     except BaseException:
