@@ -18,6 +18,8 @@ def make(place: Place, manifest: Manifest) -> Made:
     say(f"  read {read['documents']:,} documents ({read['characters']:,} characters) from {sources}")
     for reason, lost in report["dropped"].items():
         say(f"  dropped as {reason}: {lost['documents']:,} documents, {lost['characters']:,} characters")
+    for kind, count in report["skipped_files"].items():
+        say(f"  passed over: {count:,} of kind {kind}")
     for split in ("train", "validation"):
         say(f"  {split}: {report[split]['documents']:,} documents, {report[split]['characters']:,} characters")
     say(f"  {report['split']}")
