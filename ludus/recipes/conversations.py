@@ -15,9 +15,10 @@ from ludus.text.chat import Message, render
 from ludus.text.tokenizer import Tokenizer
 
 
-def question(tokenizer: Tokenizer, exercise: Exercise) -> list[int]:
-    """Render a question up to where the assistant begins to speak."""
-    return render(tokenizer, [{"role": "user", "content": exercise.prompt}], generation_prompt=True).tokens
+def question(tokenizer: Tokenizer, exercise: Exercise, before: Sequence[Message] = ()) -> list[int]:
+    """Render a question, after what was said `before`, up to where the assistant begins to speak."""
+    asked: Message = {"role": "user", "content": exercise.prompt}
+    return render(tokenizer, [*before, asked], generation_prompt=True).tokens
 
 
 def answered(exercise: Exercise, answer: str) -> list[Message]:
@@ -25,24 +26,55 @@ def answered(exercise: Exercise, answer: str) -> list[Message]:
     return [{"role": "user", "content": exercise.prompt}, {"role": "assistant", "content": answer}]
 
 
-def in_both_styles(exercises: Sequence[Exercise], *, rambling_share: float, seed: int) -> list[list[Message]]:
-    """Answer each exercise, rightly, in one of two styles."""
+def in_both_styles(
+    exercises: Sequence[Exercise], *, rambling_share: float, turns: int, seed: int
+) -> list[list[Message]]:
+    """Answer each exercise, rightly, in one of two styles, with up to `turns` of them in a conversation."""
     choose = random.Random(derive_seed(seed, "style"))
+    conversations: list[list[Message]] = []
+    waiting = 0
+    for exercise in exercises:
+        answer = exercise.rambling() if choose.random() < rambling_share else exercise.concise()
+        if waiting:
+            conversations[-1] += answered(exercise, answer)
+            waiting -= 1
+        else:
+            conversations.append(answered(exercise, answer))
+            waiting = _more_turns(choose, turns)
+    return conversations
+
+
+def histories(exercises: Sequence[Exercise], *, turns: int, seed: int) -> list[list[Message]]:
+    """Return what was said before each exercise: nothing for most, else the exercises before it, answered concisely.
+
+    A model that is only ever tuned on first questions forgets how to take a second one.
+    """
+    choose = random.Random(derive_seed(seed, "histories"))
     return [
-        answered(exercise, exercise.rambling() if choose.random() < rambling_share else exercise.concise())
-        for exercise in exercises
+        [
+            message
+            for earlier in exercises[max(0, number - _more_turns(choose, turns)) : number]
+            for message in answered(earlier, earlier.concise())
+        ]
+        for number in range(len(exercises))
     ]
 
 
-def style_pairs(tokenizer: Tokenizer, exercises: Sequence[Exercise]) -> list[Pair]:
-    """Prefer the concise one of two right answers."""
+def style_pairs(tokenizer: Tokenizer, exercises: Sequence[Exercise], *, turns: int, seed: int) -> list[Pair]:
+    """Prefer the concise one of two right answers, to a first question or a later one."""
+    before = histories(exercises, turns=turns, seed=seed)
     return [
         Pair(
-            example(tokenizer, answered(exercise, exercise.concise())),
-            example(tokenizer, answered(exercise, exercise.rambling())),
+            example(tokenizer, [*said, *answered(exercise, exercise.concise())]),
+            example(tokenizer, [*said, *answered(exercise, exercise.rambling())]),
         )
-        for exercise in exercises
+        for said, exercise in zip(before, exercises, strict=True)
     ]
+
+
+def _more_turns(choose: random.Random, turns: int) -> int:
+    """Draw how many more turns a conversation has; most have none."""
+    return choose.choice([0, 0, *range(turns)])
 
 
 def example(tokenizer: Tokenizer, messages: Sequence[Message]) -> Example:

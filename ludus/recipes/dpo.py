@@ -64,7 +64,8 @@ def preferences(place: Place, tokenizer: Tokenizer) -> list[Pair]:
         made = [Pair(example(tokenizer, a), example(tokenizer, b)) for a, b in read_preferences(settings.data)]
     else:
         wanted = settings.steps * settings.accumulate * settings.pairs
-        made = style_pairs(tokenizer, read(place.exercises / "train.jsonl")[:wanted])
+        exercises = read(place.exercises / "train.jsonl")[:wanted]
+        made = style_pairs(tokenizer, exercises, turns=settings.turns, seed=derive_seed(place.recipe.seed, "dpo"))
     return [made[number] for number in fitting(made, place.recipe.data.context)]
 
 

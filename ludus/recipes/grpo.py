@@ -12,7 +12,7 @@ from ludus.generation.engine import Completion, Sampling
 from ludus.learning.loop import Source
 from ludus.learning.objectives.policy import clipped_policy
 from ludus.model.transformer import Transformer
-from ludus.recipes.conversations import question
+from ludus.recipes.conversations import histories, question
 from ludus.recipes.place import Made, Place, Stage
 from ludus.recipes.training import Fit, fit, load_base, prepare, questions, tuning_inputs, tuning_needs, tuning_settings
 from ludus.rollouts.rewards import Verdict, verify
@@ -73,8 +73,10 @@ def asked(place: Place, tokenizer: Tokenizer) -> tuple[list[Exercise], list[list
     Raises:
         DataError: none does.
     """
-    context, longest = place.recipe.data.context, place.recipe.grpo.rollouts.max_new_tokens
-    found = [(exercise, question(tokenizer, exercise)) for exercise in read(place.exercises / "train.jsonl")]
+    context, settings = place.recipe.data.context, place.recipe.grpo
+    longest, exercises = settings.rollouts.max_new_tokens, read(place.exercises / "train.jsonl")
+    before = histories(exercises, turns=settings.turns, seed=derive_seed(place.recipe.seed, "grpo"))
+    found = [(exercise, question(tokenizer, exercise, said)) for exercise, said in zip(exercises, before, strict=True)]
     kept = [(exercise, prompt) for exercise, prompt in found if len(prompt) + longest <= context + 1]
     lost = f"{len(found) - len(kept):,} of {len(found):,} questions leave no room for {longest} more tokens"
     if not kept:

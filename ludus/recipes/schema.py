@@ -42,6 +42,7 @@ class TuningSettings(TrainingSettings):
 
     base: str | None = Field(None, description="Model to start from, instead of the stage before.")
     adapter: AdapterSettings = Field(default=NoAdapter(), description="What to train: all weights, or an adapter.")
+    turns: int = Field(3, ge=1, description="At most so many exercises in one conversation.")
 
 
 class SftSettings(TuningSettings):

@@ -68,7 +68,10 @@ def conversations(place: Place, tokenizer: Tokenizer) -> Rows:
         chats = read_conversations(settings.data)
     else:
         chats = in_both_styles(
-            read(place.exercises / "train.jsonl"), rambling_share=settings.rambling_share, seed=recipe.seed
+            read(place.exercises / "train.jsonl"),
+            rambling_share=settings.rambling_share,
+            turns=settings.turns,
+            seed=recipe.seed,
         )
     rendered = [example(tokenizer, messages) for messages in chats]
     examples = [rendered[number] for number in fitting([[each] for each in rendered], recipe.data.context)]
