@@ -3,6 +3,7 @@
 Each floor owns its settings; here they are only put together, with the defaults that differ from stage to stage.
 """
 
+import os
 from typing import Any, Literal
 
 from ludus.adapters.settings import AdapterSettings, NoAdapter
@@ -120,6 +121,6 @@ class Recipe(Settings):
 
     def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
         """Use the processors this process may use."""
-        import os
-
-        return {"threads": (len(os.sched_getaffinity(0)), "the processors this process may use")}
+        if hasattr(os, "sched_getaffinity"):
+            return {"threads": (len(os.sched_getaffinity(0)), "the processors this process may use")}
+        return {"threads": (os.cpu_count() or 1, "the processors of this machine")}
