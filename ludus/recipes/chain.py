@@ -14,12 +14,12 @@ from typing import Any
 
 from ludus.base.console import say
 from ludus.base.errors import RunError
-from ludus.base.files import read_json, write_json
+from ludus.base.files import read_json, remove_folder, write_json
 from ludus.recipes import corpus, dpo, evaluate, exercises, grpo, pretrain, report, sft, tokenizer
 from ludus.recipes.place import Place, Stage
 from ludus.runs.artefacts import artefact, check_readable
 from ludus.runs.folder import RunFolder, hold
-from ludus.runs.manifest import MANIFEST, Manifest, fingerprint
+from ludus.runs.manifest import MANIFEST, Manifest, environment, fingerprint
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -93,6 +93,7 @@ def _make(place: Place, stage: Stage, title: str, command: list[str]) -> None:
         return
     say(title + note)
     folder.mkdir(parents=True, exist_ok=True)
+    _tell_what_has_changed(folder, place)
     manifest = Manifest.begin(
         folder,
         stage.name,
@@ -121,7 +122,9 @@ def _set_in_place(place: Place, folder: Path, wanted: str) -> str:
     if _is_of(folder, wanted):
         return ""
     note, replaced = "", place.folder / "replaced"
-    if (folder / MANIFEST).is_file():
+    if [file.name for file in folder.glob("*")] == [MANIFEST]:
+        remove_folder(folder)  # it failed before it made anything
+    elif (folder / MANIFEST).is_file():
         replaced.mkdir(exist_ok=True)
         aside = _unused(replaced, folder.name)
         folder.rename(aside)
@@ -140,6 +143,16 @@ def _is_of(folder: Path, wanted: str) -> bool:
     manifest = Manifest.read(folder)
     begun = manifest.status == "running" and manifest.fingerprint == wanted
     return begun or manifest.is_current(wanted)
+
+
+def _tell_what_has_changed(folder: Path, place: Place) -> None:
+    """Warn if a stage that was begun goes on with another torch or on another machine: its last digits may differ."""
+    if not (folder / MANIFEST).is_file():
+        return
+    before, now = Manifest.read(folder).environment, environment(place.recipe.threads)
+    changed = [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+    if changed:
+        say(f"  warning: begun with {'; '.join(changed)}: results may differ in their last digits")
 
 
 def _is_current(folder: Path, wanted: str) -> bool:
