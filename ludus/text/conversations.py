@@ -60,7 +60,8 @@ def _checked(messages: Any, place: str) -> Conversation:
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+        # Not splitlines: U+2028 and its like end a line for Python, and stand unescaped within JSON.
+        lines = path.expanduser().read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as text ({error}); expected JSON Lines") from None
     if not any(line.strip() for line in lines):
