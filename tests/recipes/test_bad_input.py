@@ -258,3 +258,11 @@ def test_something_damaged_within_the_run(name, tiny_run, tmp_path, ludus):
         shutil.rmtree(tmp_path / RUN / stage)
     line = refused(ludus("run", "tiny.yaml", folder=tmp_path))
     assert re.search(STORED[name], line), line
+
+
+@pytest.mark.parametrize("setting", ["sft.data=nowhere.jsonl", "grpo.base=runs/other", "tokenizer.path=nowhere"])
+def test_what_is_missing_is_missed_before_the_work_that_comes_first(setting, tiny_run, tmp_path, ludus):
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / RUN)
+    assert "does not exist" in refused(ludus("run", "tiny.yaml", setting, folder=tmp_path))
+    assert [path.name for path in (tmp_path / RUN).iterdir() if path.is_dir()] == []
