@@ -81,7 +81,7 @@ IDLE = {
     "grpo": {"random"},  # likewise; answers come from the source's own generator
     "sft adapter.kind=lora adapter.dropout=0.1": set(),
 }
-MOMENT, LAST = 9, 14  # the step whose checkpoint is gone on from, and the last
+MOMENTS, LAST = (9, 6, 12), 14  # steps whose checkpoints are gone on from, until one misses an item, and the last
 
 
 def stopped_at(step: int, stage: Path, copied: Path) -> Path:
@@ -128,25 +128,29 @@ def test_whatever_a_checkpoint_holds_is_missed_when_it_is_lost(case, tiny_run, t
         chain.run(Place(resolved.settings, RUN, resolved.origins), stage, command=[])
         return stream(folder)
 
-    def go_back() -> None:
+    def go_back(step: int) -> None:
         """Return to the moment of one checkpoint."""
         shutil.rmtree(folder)
-        shutil.copytree(moment, folder)
+        shutil.copytree(moments[step], folder)
 
-    def misses(item: tuple[str, ...]) -> bool:
+    def misses(item: tuple[str, ...], step: int) -> bool:
         def without(run: Run, state: dict[str, Any]) -> None:
             forget(state, copy.deepcopy(run.state_dict()), item)
             restore(run, state)
 
-        go_back()
+        go_back(step)
         try:
             return log(without) != expected
         except (KeyError, RuntimeError):
             return True
 
     restore, expected = Run.load_state_dict, log()
-    moment = stopped_at(MOMENT, folder, tmp_path / "moment")
-    _, state = checkpoints.load(moment / "checkpoints" / f"step-{MOMENT:08d}")
-    go_back()
-    assert log() == expected
-    assert {".".join(item) for item in leaves(state) if not misses(item)} == IDLE[case]
+    moments = {step: stopped_at(step, folder, tmp_path / f"after-{step}") for step in MOMENTS}
+    for step in MOMENTS:
+        go_back(step)
+        assert log() == expected
+    go_back(MOMENTS[0])
+    newest = checkpoints.latest(folder / "checkpoints")
+    assert newest is not None
+    items = leaves(checkpoints.load(newest)[1])
+    assert {".".join(item) for item in items if not any(misses(item, step) for step in MOMENTS)} == IDLE[case]
