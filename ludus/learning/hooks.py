@@ -73,7 +73,7 @@ def log(target: MetricsLog) -> Hook:
     `seconds` counts the time spent training, that of earlier processes included.
     """
     earlier = read(target.path)
-    begun = time.monotonic() - (earlier[-1]["seconds"] if earlier else 0.0)
+    begun = time.monotonic() - (earlier[-1].get("seconds", 0.0) if earlier else 0.0)
 
     def hook(run: Run, metrics: Metrics) -> None:
         facts = {"step": run.step, "learning_rate_factor": run.schedule(run.step - 1), "tokens": run.source.tokens}
