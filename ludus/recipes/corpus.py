@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ludus.base.console import say
-from ludus.base.files import folder_in_progress
+from ludus.base.files import folder_in_progress, write_json
 from ludus.corpus.build import build
 from ludus.recipes.place import Made, Place, Stage
 from ludus.runs.manifest import Manifest
@@ -13,6 +13,7 @@ def make(place: Place, manifest: Manifest) -> Made:
     """Build the corpus."""
     with folder_in_progress(place.corpus) as folder:
         report = build(place.recipe.corpus, folder, place.recipe.seed)
+    write_json(place.stage("corpus") / "report.json", report)
     read, kept = report["read"], report["kept"]
     sources = ", ".join(report["sources"])
     say(f"  read {read['documents']:,} documents ({read['characters']:,} characters) from {sources}")
