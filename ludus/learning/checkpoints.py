@@ -6,7 +6,6 @@ What belongs into the state is the loop's business; here a state is any nested d
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ludus.base.errors import CheckpointError, DiskFull
 from ludus.base.files import (
@@ -26,6 +25,7 @@ from ludus.base.files import (
     sweep,
     verify_folder,
 )
+from ludus.model.exchange import write_tensors
 
 FORMAT = 1
 HEADROOM = 1.2  # a disk this close to full would fail at the next log line
@@ -49,7 +49,7 @@ def save(folder: Path | str, step: int, state: Mapping[str, Any], *, keep: int =
     if free_bytes(folder) < HEADROOM * size:
         raise DiskFull(disk_full_message(target, needed_bytes=int(HEADROOM * size)))
     with folder_in_progress(target) as temp:
-        _write_tensors(packer.tensors, temp / "tensors.safetensors")
+        write_tensors(packer.tensors, temp / "tensors.safetensors")
         (temp / "state.json").write_text(values, "utf-8")
     _prune(folder, step, keep)
     return target
@@ -138,16 +138,6 @@ def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if TUPLE in value:
         return tuple(_unpack(value[TUPLE], tensors))
     return {key: _unpack(inner, tensors) for key, inner in value.items()}
-
-
-def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    try:
-        save_file(tensors, path)
-    except SafetensorError as problem:  # it reports the disk's refusals as text
-        code = re.search(r"os error (\d+)", str(problem))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:

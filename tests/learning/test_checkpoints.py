@@ -17,6 +17,7 @@ from ludus.base import files
 from ludus.base.errors import CheckpointError, DiskFull, RunError
 from ludus.learning import checkpoints
 from ludus.learning.checkpoints import latest, load, save
+from ludus.model import exchange
 
 dtypes = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.int64, torch.bool]
 
@@ -261,7 +262,7 @@ def test_a_disk_that_fills_in_any_phase_keeps_the_old_checkpoint(tmp_path, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     where = {
-        "tensors": (checkpoints, "save_file"),
+        "tensors": (exchange, "save_file"),
         "values": (Path, "write_text"),
         "checksums": (files, "_seal"),
         "rename": (files, "_rename_over"),
