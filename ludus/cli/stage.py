@@ -79,8 +79,8 @@ def execute(resolved: Resolved[Recipe], verb: str, folder: Path) -> int:
     torch.set_num_threads(resolved.settings.threads or 1)
     place = Place(resolved.settings, folder, resolved.origins, resolved.dropped)
     say(f"ludus {verb}: {resolved.settings.name} in {folder}, {resolved.settings.threads} threads")
-    for value in resolved.dropped:
-        say(f"not used: {value}")
+    for note in (*resolved.notes, *(f"not used: {value}" for value in resolved.dropped)):
+        say(note)
     try:
         chain.run(place, verb)
     except Interrupted as stopped:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ludus.base.config.recipe import layers, preset_names, read_recipe
+from ludus.base.config.recipe import layers, machine_note, preset_names, read_recipe
 from ludus.base.config.yaml import read_yaml
 from ludus.base.errors import ConfigError
 
@@ -133,3 +133,18 @@ def test_an_unknown_variant_names_the_nearest_and_a_folder_is_no_recipe(tmp_path
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(ConfigError, match="is a folder, not a file"):
         read_recipe(tmp_path / "folder.yaml", tmp_path)
+
+
+@pytest.mark.parametrize(("gpu", "seed"), [(True, 1), (False, 2)])
+def test_a_recipe_may_leave_its_variant_to_the_machine_and_says_so(tmp_path, monkeypatch, gpu, seed):
+    monkeypatch.setattr("ludus.base.config.recipe.has_gpu", lambda: gpu)
+    text = "preset: {gpu: full, cpu: twin}\npresets: {full: {seed: 1}, twin: {seed: 2}}"
+    chain = read_recipe("tiny", write(tmp_path, tiny=text))
+    assert layers(chain, None)[-1].plain() == {"seed": seed}
+    assert machine_note(chain).startswith(f"preset={'full' if gpu else 'twin'}, since this machine has")
+
+
+def test_a_choice_by_the_machine_needs_both_kinds_of_machine(tmp_path):
+    chain = read_recipe("tiny", write(tmp_path, tiny="preset: {gpu: full}\npresets: {full: {seed: 1}}"))
+    with pytest.raises(ConfigError, match=r"expected one name, or \{gpu: NAME, cpu: NAME\}"):
+        layers(chain, None)

@@ -1,7 +1,7 @@
 """Recipes on disk: find one by name or path, follow `extends:`, and split off its named variants.
 
     extends: small          # a preset's name, or a path relative to this file
-    preset: full            # the variant used unless another is chosen
+    preset: full            # the variant used unless another is chosen; {gpu: full, cpu: small} chooses by the machine
     model: {depth: 4}
     presets:
       full: {model: {depth: 12}}
@@ -18,6 +18,7 @@ from ludus.base.config.suggest import suggest_word
 from ludus.base.config.tree import Node
 from ludus.base.config.yaml import read_yaml
 from ludus.base.errors import ConfigError
+from ludus.base.machine import has_gpu
 
 SUFFIXES = (".yaml", ".yml")
 MOST_BYTES = 1_000_000
@@ -122,7 +123,7 @@ def layers(chain: list[RecipeFile], choice: Node | None) -> list[Node]:
 
     `choice` is the variant named outside the recipe, if any. Raises ConfigError when no file has it.
     """
-    chosen = choice or next((file.chosen for file in reversed(chain) if file.chosen), None)
+    chosen = choice or default_choice(chain)
     trees = [file.values for file in chain]
     if chosen is None or chosen.value is None:
         return trees
@@ -134,3 +135,26 @@ def layers(chain: list[RecipeFile], choice: Node | None) -> list[Node]:
         hint = did_you_mean(suggest_word(name, known))
         raise ConfigError(f"preset: unknown preset {shown(name)} (from {chosen.origin}); {hint or listing}")
     return trees + [Node(node.value or {}, f"{node.origin} (preset {name})") for node in variants]
+
+
+def default_choice(chain: list[RecipeFile]) -> Node | None:
+    """Return the variant that the most particular file names, by this machine where it tells `gpu` from `cpu`."""
+    chosen = next((file.chosen for file in reversed(chain) if file.chosen), None)
+    if chosen is None or not isinstance(chosen.value, dict):
+        return chosen
+    if set(chosen.value) != {"gpu", "cpu"}:
+        raise ConfigError(
+            f"preset: expected one name, or {{gpu: NAME, cpu: NAME}}, got {shown(chosen.plain())} (from {chosen.origin})"
+        )
+    return chosen.value["gpu" if has_gpu() else "cpu"]
+
+
+def machine_note(chain: list[RecipeFile]) -> str | None:
+    """Say which variant the machine decided on, where a recipe leaves it to the machine; it is no silent choice."""
+    chosen = next((file.chosen for file in reversed(chain) if file.chosen), None)
+    if chosen is None or not isinstance(chosen.value, dict):
+        return None
+    taken, other = ("gpu", "cpu") if has_gpu() else ("cpu", "gpu")
+    names = {kind: node.plain() for kind, node in chosen.value.items()}
+    reason = "a GPU" if taken == "gpu" else "no GPU"
+    return f"preset={names[taken]}, since this machine has {reason}; preset={names[other]} takes the other"

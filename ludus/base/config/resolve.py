@@ -5,7 +5,7 @@ The result knows for each value where it came from; a run folder keeps both, and
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +13,7 @@ from ludus.base.config.fill import fill_with_reasons
 from ludus.base.config.merge import Merge
 from ludus.base.config.overrides import command_line_layer, environment_layer, split_preset
 from ludus.base.config.problems import raise_problems, written
-from ludus.base.config.recipe import layers, read_recipe
+from ludus.base.config.recipe import layers, machine_note, read_recipe
 from ludus.base.config.settings import Settings
 from ludus.base.config.tree import DEFAULT, Node, as_node
 from ludus.base.config.validate import validate
@@ -25,18 +25,23 @@ WIDEST_COLUMN = 48
 
 @dataclass(frozen=True)
 class Resolved(Generic[S]):
-    """Settings without a gap, the origin of every value by dotted path, and values a change of `kind` left behind."""
+    """Settings without a gap, the origin of every value by dotted path, and values a change of `kind` left behind.
+
+    `notes` are choices made for the user that he should hear of.
+    """
 
     settings: S
     origins: dict[str, str]
     dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def render(self) -> str:
         """Return every value with its origin, one to a line; the text is itself a recipe."""
         lines = [(path, f"{path}: {written(value)}") for path, value in leaves(self.settings)]
         column = min(WIDEST_COLUMN, max((len(line) for _, line in lines), default=0))
         text = [f"{line:<{column}}  # {self.origins[path]}" for path, line in lines]
-        return "\n".join(text + [f"# not used: {dropped}" for dropped in self.dropped])
+        notes = [f"# {note}" for note in self.notes] + [f"# not used: {dropped}" for dropped in self.dropped]
+        return "\n".join(text + notes)
 
     def as_json(self) -> dict[str, Any]:
         """Return what the run folder keeps."""
@@ -63,10 +68,12 @@ def resolve(
     choice = chosen_here or chosen_there
     if choice and recipe is None:
         raise ConfigError(f"preset: a preset is a variant of a recipe, and no recipe was given (from {choice.origin})")
+    chain = read_recipe(recipe, presets) if recipe else []
     merge = Merge(schema)
-    for layer in [*(layers(read_recipe(recipe, presets), choice) if recipe else []), from_environment, typed]:
+    for layer in [*layers(chain, choice), from_environment, typed]:
         merge.add(layer)
-    return _checked(schema, merge)
+    note = None if choice else machine_note(chain)
+    return replace(_checked(schema, merge), notes=(note,) if note else ())
 
 
 def _checked(schema: type[S], merge: Merge) -> Resolved[S]:
