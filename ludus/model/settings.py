@@ -3,10 +3,12 @@
 One dial, `depth`, derives everything else; each derived value can be set, and says where it came from.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from ludus.base.config import Field, Settings
+from ludus.model.architecture import Architecture as Architecture
+from ludus.model.architecture import Experts as Experts
+from ludus.model.architecture import RopeScaling as RopeScaling
 
 
 class ModelSettings(Settings):
@@ -35,24 +37,6 @@ class ModelSettings(Settings):
             "kv_heads": (heads // 2 if heads % 2 == 0 else heads, f"half of model.heads={heads}, where that is whole"),
             "hidden": (-(-width * 8 // 3 // 32) * 32, f"8/3 of model.width={width}, in steps of 32 (SwiGLU)"),
         }
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Every number that shapes the weights; what `config.json` holds."""
-
-    vocabulary: int
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    hidden: int
-    context: int
-    rope_theta: float = 10_000.0
-    norm_epsilon: float = 1e-5
-    tied: bool = False
-    dropout: float = 0.0
 
 
 def architecture(settings: ModelSettings, *, vocabulary: int, context: int) -> Architecture:
