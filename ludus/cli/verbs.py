@@ -36,7 +36,7 @@ VERBS: dict[str, Verb] = {
     "studio": Verb("ludus.cli.studio", "watch runs and chat in the browser; an OpenAI-compatible server", group=USE),
     "export": Verb("ludus.cli.export", "write a model folder for other software", group=USE),
     "evaluate": Verb(STAGE, "score each stage on held-out questions, with error bars", ("data", "evaluate"), LOOK),
-    "report": Verb(STAGE, "one page about a run: curves, scores, samples", group=LOOK),
+    "report": Verb("ludus.cli.report", "one page about a run, or one that compares several", group=LOOK),
     "explain": Verb("ludus.cli.explain", "where a model came from, and the commands that make it again", group=LOOK),
 }
 
