@@ -9,7 +9,7 @@ from typing import Any
 
 from ludus.evaluation.report import words
 from ludus.evaluation.report.charts import Series, line_chart
-from ludus.evaluation.report.markup import NOTHING, Markup, element, fold, join, section
+from ludus.evaluation.report.markup import NOTHING, Markup, element, fold, join, row, section, table
 from ludus.evaluation.report.reading import TITLES, Run, column, number
 
 
@@ -23,6 +23,7 @@ class Panel:
     share: bool = False
 
 
+ROLES = ("matrix", "embedding", "head", "scalar")
 PANELS = [
     Panel("Reward", {"reward": "reward"}, "mean of each step's answers"),
     Panel("Log-probability", {"chosen_logp": "chosen", "rejected_logp": "rejected"}, "nats, whole answer"),
@@ -34,6 +35,11 @@ PANELS = [
     Panel("Groups that teach nothing", {"zero_variance": "groups"}, "all answers equally good", share=True),
     Panel("Clipped", {"clipped": "clipped"}, "share of tokens", share=True),
     Panel("Gradient norm", {"gradient_norm": "norm"}, "before clipping"),
+    Panel("Learning rate", {f"learning_rate_{role}": role for role in ROLES}, "by role"),
+    Panel("Update over weights", {f"update_ratio_{role}": role for role in ROLES}, "length of the update, by role"),
+    Panel("Speed", {"tokens_per_second": "tokens"}, "tokens a second"),
+    Panel("Operations used", {"flops_utilisation": "of the best this machine multiplies"}, share=True),
+    Panel("Waiting for data", {"waiting": "of the step"}, share=True),
 ]
 
 
@@ -73,7 +79,7 @@ def _stage(run: Run, stage: str, records: list[dict[str, Any]]) -> Markup | None
     for panel in PANELS:
         curves = [
             Series(name, column(records, metric), tone, smooth=True)
-            for (metric, name), tone in zip(panel.curves.items(), "ab", strict=False)
+            for (metric, name), tone in zip(panel.curves.items(), "abcd", strict=False)
         ]
         charts.append(line_chart(panel.title, curves, unit=panel.unit, share=panel.share))
     # Where a reward is climbed the loss says little, so it comes last; everywhere else it is the first thing to see.
@@ -88,7 +94,18 @@ def _stage(run: Run, stage: str, records: list[dict[str, Any]]) -> Markup | None
         f"{words.amount(tokens)} tokens" if tokens else "",
     ]
     heading = element("h3", run.name(stage), element("small", " · ".join(fact for fact in facts if fact)))
-    return join(heading, element("div", drawn, class_="charts many" if len(drawn) > 4 else "charts"))
+    grid = element("div", drawn, class_="charts many" if len(drawn) > 4 else "charts")
+    return join(heading, grid, _events(run.events.get(stage, [])))
+
+
+def _events(records: list[dict[str, Any]]) -> Markup | None:
+    """List what went wrong on the way: skipped updates, rollbacks, with their likely cause and what to change."""
+    if not records:
+        return None
+    columns = ("step", "kind", "cause", "advice")
+    rows = [row(*(str(record.get(name, "")) for name in columns)) for record in _evenly(records, 20)]
+    title = f"{words.plural(len(records), 'event')} on the way"
+    return fold(element("b", title), [table(["step", "what", "likely cause", "what to change"], rows)])
 
 
 def _unit(records: list[dict[str, Any]]) -> str:

@@ -42,6 +42,7 @@ class Run:
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     metrics: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     results: list[dict[str, Any]] = field(default_factory=list)
     questions: int = 0
@@ -92,6 +93,7 @@ def read_run(folder: Path) -> Run:
         manifests=_present(stages, lambda stage: _json(homes[stage] / "manifest.json", problems)),
         metrics=_present(stages, lambda stage: _lines(homes[stage] / "metrics.jsonl", problems)),
         samples=_present(stages, lambda stage: _lines(homes[stage] / "samples.jsonl", problems)),
+        events=_present(stages, lambda stage: _lines(homes[stage] / "events.jsonl", problems)),
         answers=_present(stages, lambda stage: _lines(folder / "evaluation" / "answers" / f"{stage}.jsonl", problems)),
         results=_dicts(evaluation.get("stages")),
         questions=int(number(evaluation.get("questions")) or 0),

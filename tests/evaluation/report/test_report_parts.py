@@ -1,6 +1,7 @@
 """The parts of the report: charts keep spikes, words do not lie, advice speaks only when a figure does."""
 
 import itertools
+import json
 import math
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ludus.evaluation.report import charts, markup, words
+from ludus.evaluation.report import charts, markup, words, write_report
 from ludus.evaluation.report.advice import advise
 from ludus.evaluation.report.charts import Series, downsample, line_chart, smoothed, ticks
 from ludus.evaluation.report.reading import Run
@@ -206,3 +207,21 @@ def test_only_markup_passes_unescaped():
     assert markup.element("p", title='"><script>') == '<p title="&quot;&gt;&lt;script&gt;"></p>'
     assert markup.element("br", class_=None, hidden=True, draggable=False) == "<br hidden>"
     assert charts.score_bar(7.0, -3.0, 9.0).count("100.0%") == 2
+
+
+def test_what_went_wrong_on_the_way_is_listed_with_its_cause(run):
+    event = {"step": 7, "kind": "spike", "cause": "a bad <batch>", "advice": "lower the learning rate"}
+    (run / "pretrain" / "events.jsonl").write_text(json.dumps(event) + "\n")
+    page = write_report(run).read_text()
+    assert "1 event on the way" in page
+    assert "a bad &lt;batch&gt;" in page
+
+
+def test_the_measures_of_pretraining_have_charts(run):
+    lines = [
+        {"step": step, "loss": 2.0, "learning_rate_matrix": 0.02 / step, "tokens_per_second": 5e4, "waiting": 0.01}
+        for step in (1, 2, 3)
+    ]
+    (run / "pretrain" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report(run).read_text()
+    assert all(title in page for title in ("Learning rate", "Speed", "Waiting for data"))
