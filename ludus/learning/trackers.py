@@ -18,8 +18,8 @@ def require(names: Sequence[Tracker]) -> None:
     """Raise MissingExtra for a tracker whose package is not installed: before the training, not after it."""
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        listed = ",".join(missing)
-        raise MissingExtra(f"trackers=[{listed}] needs {' and '.join(missing)}; install with: pip install 'ludus[trackers]'")
+        needed = f"trackers=[{','.join(missing)}] needs {' and '.join(missing)}"
+        raise MissingExtra(f"{needed}; install with: pip install 'ludus[trackers]'")
 
 
 def tensorboard(folder: Path) -> Hook:
@@ -55,7 +55,9 @@ def wandb(project: str, name: str, folder: Path, settings: Mapping[str, Any]) ->
     return hook
 
 
-def hooks(names: Sequence[Tracker], *, folder: Path, project: str, name: str, settings: Mapping[str, Any]) -> list[Hook]:
+def hooks(
+    names: Sequence[Tracker], *, folder: Path, project: str, name: str, settings: Mapping[str, Any]
+) -> list[Hook]:
     """Return the hook of each tracker asked for."""
     require(names)
     makers = {

@@ -11,7 +11,7 @@ from ludus.learning import trackers
 
 def test_a_tracker_that_is_not_installed_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"trackers=\[wandb\] needs wandb; install with: pip install .ludus\[trackers\]"):
+    with pytest.raises(MissingExtra, match=r"needs wandb; install with: pip install .ludus\[trackers\]"):
         trackers.require(["wandb"])
 
 

