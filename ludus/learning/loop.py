@@ -123,6 +123,6 @@ def train(
         run.optimizer.step()
         run.optimizer.zero_grad()
         run.step += 1
-        means = {name: mesh.sum(value) / total for name, value in metrics.items()} | {"gradient_norm": norm}
+        means = {name: mesh.sum(value) / total for name, value in metrics.items()} | {"gradient_norm": float(norm)}
         for hook in hooks:
             hook(run, means)
