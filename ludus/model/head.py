@@ -68,9 +68,7 @@ def target_logps(
         return TargetLogps(
             *_TargetLogps.apply(hidden, weight, bias, targets, precision, softcap, size, (entropy, mean))
         )
-    logits = _logits(hidden.to(precision), weight.to(precision), _narrow(bias, precision))
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+    logits = _whole(hidden, weight, bias, precision, softcap)
     scores, logps = logits.gather(1, targets[:, None])[:, 0], logits.log_softmax(dim=-1)
     found = logps.gather(1, targets[:, None])[:, 0]
     none = torch.zeros_like(found)
@@ -99,9 +97,37 @@ def summed_loss(
     """
     precision = _product(hidden, precision)
     size = rows_at_a_time(hidden, weight, precision, chunk_entries)
+    if size >= len(hidden) and len(hidden) * len(weight) <= WHOLE_ENTRIES:
+        logits = _whole(hidden, weight, bias, precision, softcap)
+        return plain_loss(logits, targets, weights, z_loss=z_loss, label_smoothing=label_smoothing)
     terms = (z_loss, label_smoothing, softcap)
     learned = tuple(torch.is_grad_enabled() and (x is not None and x.requires_grad) for x in (hidden, weight, bias))
     return LossSums(*_SummedLoss.apply(hidden, weight, bias, targets, weights, precision, terms, size, learned))
+
+
+def plain_loss(
+    logits: Float[Tensor, "rows vocab"],
+    targets: Int[Tensor, " rows"],
+    weights: Float[Tensor, " rows"] | None,
+    *,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> LossSums:
+    """Sum the loss of `summed_loss` from logits that are there, in as few operations as it takes."""
+    none = logits.new_zeros(())
+    if weights is None and not z_loss and not label_smoothing:
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        return LossSums(loss, loss.detach(), none)
+    logps = logits.log_softmax(dim=-1)
+    nll = -logps.gather(1, targets[:, None])[:, 0]
+    each = nll if not label_smoothing else (1 - label_smoothing) * nll - label_smoothing * logps.mean(dim=-1)
+    squares = z_loss * logits.logsumexp(dim=-1).square() if z_loss else none.expand_as(nll)
+    each = each + squares if z_loss else each
+    loss, plain, extra = (
+        values.sum() if weights is None else (weights * values).sum()
+        for values in (each, nll.detach(), squares.detach())
+    )
+    return LossSums(loss, plain, extra)
 
 
 def rows_at_a_time(hidden: Tensor, weight: Tensor, precision: torch.dtype, entries: int | None) -> int:
@@ -283,6 +309,14 @@ def _narrow(bias: Tensor | None, precision: torch.dtype) -> Tensor | None:
 
 def _logits(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(inputs, weight, bias).to(torch.promote_types(inputs.dtype, torch.float32))
+
+
+def _whole(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, precision: torch.dtype, softcap: float | None
+) -> Tensor:
+    """Return all logits, with a graph."""
+    logits = _logits(hidden.to(precision), weight.to(precision), _narrow(bias, precision))
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def _soften(logits: Tensor, softcap: float | None, slope: bool) -> Tensor | None:

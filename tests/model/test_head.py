@@ -23,6 +23,12 @@ def drawn(rows: int = 37, channels: int = 8, vocabulary: int = 50) -> tuple[Tens
     return hidden, weight, bias, torch.randint(vocabulary, (rows,), generator=generator)
 
 
+@pytest.fixture(autouse=True, params=[0, head.WHOLE_ENTRIES], ids=["large", "small"])
+def size(request, monkeypatch) -> None:
+    """Let the same few logits count as a large batch, whose gradient is made on the way, and as a small one."""
+    monkeypatch.setattr(head, "WHOLE_ENTRIES", request.param)
+
+
 def plain(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
     logits = F.linear(hidden, weight, bias)
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
@@ -157,7 +163,7 @@ def test_a_large_head_hands_its_gradient_over_once(monkeypatch):
     torch.testing.assert_close(weight.grad, 2 * first)
     monkeypatch.setattr(head, "SPENT_ENTRIES", 1)
     weight.grad = None
-    loss = summed_loss(hidden, weight, targets, None, precision=torch.float32).loss
+    loss = summed_loss(hidden, weight, targets, None, precision=torch.float32, chunk_entries=500).loss
     loss.backward(retain_graph=True)
     torch.testing.assert_close(weight.grad, first)
     with pytest.raises(RuntimeError, match="goes backward once"):
@@ -177,5 +183,8 @@ def test_a_large_head_hands_its_gradient_over_once(monkeypatch):
         (2048, 50257, torch.float32, 1, 1),
     ],
 )
-def test_rows_at_a_time_follow_the_measured_rule_or_what_is_set(rows, vocabulary, precision, entries, expected):
+def test_rows_at_a_time_follow_the_measured_rule_or_what_is_set(
+    monkeypatch, rows, vocabulary, precision, entries, expected
+):
+    monkeypatch.setattr(head, "WHOLE_ENTRIES", 1 << 23)
     assert rows_at_a_time(torch.empty(rows, 1), torch.empty(vocabulary, 1), precision, entries) == expected

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ludus.data.batch import Batch
-from ludus.model.head import LossSums, summed_loss, target_logps
+from ludus.model.head import LossSums, plain_loss, summed_loss, target_logps
 from ludus.model.transformer import Transformer
 
 WORTH_GATHERING = 0.75  # of an accelerator's positions: to count them there, the processor would wait for it
@@ -61,13 +61,7 @@ def summed_nll(model: Transformer, batch: Batch, *, z_loss: float, label_smoothi
         ones = weights.device.type == "cpu" and bool((weights == 1).all())
         terms = {"z_loss": z_loss, "label_smoothing": label_smoothing}
         return summed_loss(hidden, model.lm_head.weight, targets, None if ones else weights, **_how(model), **terms)
-    logits = model.logits(hidden)
-    logps = logits.log_softmax(dim=-1)
-    nll = -logps.gather(1, targets[:, None])[:, 0]
-    squares = z_loss * logits.logsumexp(dim=-1).square()
-    smooth = (1 - label_smoothing) * nll - label_smoothing * logps.mean(dim=-1)
-    loss, plain, extra = ((weights * values).sum() for values in (smooth + squares, nll, squares))
-    return LossSums(loss, plain.detach(), extra.detach())
+    return plain_loss(model.logits(hidden), targets, weights, z_loss=z_loss, label_smoothing=label_smoothing)
 
 
 @torch.no_grad()
