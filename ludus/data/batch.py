@@ -5,6 +5,7 @@ divides a sum once by a global count: how examples are split into batches cannot
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,18 @@ class Batch:
     def scaled(self, factor: float) -> "Batch":
         """Return the batch with every weight, and the count of its units, multiplied."""
         return dataclasses.replace(self, weights=self.weights * factor, weight=self.weight * factor)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on a device; copies from pinned memory do not wait for one another."""
+        return self._moved(lambda value: value.to(device, non_blocking=value.is_pinned()))
+
+    def pin(self) -> "Batch":
+        """Return the batch in page-locked memory, from which a GPU copies while it computes."""
+        return self._moved(lambda value: value.pin_memory())
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {name: value for name, value in self.state_dict().items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **{name: move(value) for name, value in tensors.items()})
 
     def state_dict(self) -> dict[str, Tensor | float | None]:
         """Return the fields by name, for a checkpoint taken between two minibatches of one rollout."""

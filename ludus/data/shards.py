@@ -8,13 +8,14 @@ import numpy as np
 
 from ludus.base.errors import DataError, TokenizerMismatch
 from ludus.base.files import read_json, write_json
+from ludus.data.files import Tokens
 
 
 @dataclass(frozen=True)
 class TokenShards:
     """Documents as tokens: document d is `tokens[offsets[d]:offsets[d + 1]]`."""
 
-    tokens: np.ndarray
+    tokens: Tokens
     offsets: np.ndarray
     num_bytes: int  # of the text that the tokens spell
 

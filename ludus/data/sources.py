@@ -5,84 +5,94 @@ continues the same stream, whatever the number of ranks.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from ludus.base.seeds import derive_seed
-from ludus.data.batch import Batch, collate, join
-from ludus.data.packing import best_fit, cut
+from ludus.data.batch import Batch, join
+from ludus.data.files import Tokens
+from ludus.data.packing import Cuts, Pieces, cut
+from ludus.data.plan import BLOCK, Packed, Plan, pack
+from ludus.data.rows import read, shorten
 from ludus.data.shards import TokenShards
+
+ByBatch = Callable[[int], int]  # a number by the number of the batch, as ramps are
 
 
 class Rows:
     """Yield batches of `rows` packed rows, epoch after epoch.
 
     `pieces(epoch)` gives the pieces of that epoch as (pieces, 2) starts and stops into `tokens` and `weights`.
-    With several `ranks`, consecutive batches go to the ranks in turn.
+    With several `ranks`, consecutive batches go to the ranks in turn. `rows` may depend on the number of the batch, and
+    so may `context`, the predictions in a row, which are cut shorter where it says less than `length` - 1.
     """
 
     def __init__(
         self,
-        tokens: np.ndarray,
+        tokens: Tokens,
         weights: np.ndarray | None,
-        pieces: Callable[[int], np.ndarray],
+        pieces: Callable[[int], Pieces],
         *,
         length: int,
-        rows: int,
+        rows: int | ByBatch,
         pad_token: int,
         seed: int,
         rank: int = 0,
         ranks: int = 1,
+        context: ByBatch | None = None,
+        block: int = BLOCK,
     ) -> None:
-        self.stream, self.weights, self.pieces = tokens, weights, pieces
-        self.length, self.rows, self.pad_token = length, rows, pad_token
-        self.seed, self.rank, self.ranks = seed, rank, ranks
-        self.epoch, self.cursor, self.tokens = 0, 0, 0
-        self._planned: tuple[int, list[list[tuple[int, int]]]] = (-1, [])
+        self.stream, self.weights = plain(tokens), weights
+        self.planned = Plan(pieces, length=length, seed=seed, size=block)
+        self.length, self.pad_token, self.rank, self.ranks = length, pad_token, rank, ranks
+        self.rows = rows if callable(rows) else lambda batch: rows
+        self.context = context
+        self.batches, self.tokens, self.padded, self.trained = 0, 0, 0, 0
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        taken = [self._take() for _ in range(self.ranks)]
-        self.tokens += sum(stop - start for rows in taken for row in rows for start, stop in row)
-        return collate([self._read(row) for row in taken[self.rank]], pad_token=self.pad_token, length=self.length)
+        count = self.rows(self.batches)
+        taken = [self.planned.take(count) for _ in range(self.ranks)]
+        batch = read(self.stream, self.weights, taken[self.rank], length=self.length, pad_token=self.pad_token)
+        tokens = sum(int(rows.sizes.sum()) for rows in taken)
+        self.tokens += tokens
+        self.trained += tokens - sum(len(rows.ranges) for rows in taken)  # but for each piece's first, which begins it
+        self.padded += count * self.ranks * self.length - tokens
+        self.batches += 1
+        return batch if self.context is None else shorten(batch, self.context(self.batches - 1))
 
-    def _take(self) -> list[list[tuple[int, int]]]:
-        """Take the next `rows` rows; the end of an epoch is filled from the next, so that no row is dropped."""
-        taken: list[list[tuple[int, int]]] = []
-        while len(taken) < self.rows:
-            plan = self.plan(self.epoch)
-            fresh = plan[self.cursor : self.cursor + self.rows - len(taken)]
-            taken += fresh
-            self.cursor += len(fresh)
-            if self.cursor == len(plan):
-                self.epoch, self.cursor = self.epoch + 1, 0
-        return taken
+    @property
+    def epoch(self) -> int:
+        """Count the epochs that were read to their end."""
+        return self.planned.epoch
 
     def plan(self, epoch: int) -> list[list[tuple[int, int]]]:
         """Return the rows of an epoch, each a list of (start, stop), in the order they are read."""
-        if self._planned[0] != epoch:
-            generator = np.random.default_rng(derive_seed(self.seed, "epoch", epoch))
-            ranges = generator.permutation(self.pieces(epoch))
-            rows = best_fit(ranges[:, 1] - ranges[:, 0], self.length)
-            order = generator.permutation(len(rows))
-            self._planned = epoch, [[tuple(ranges[piece].tolist()) for piece in rows[row]] for row in order]
-        return self._planned[1]
+        return [[(start, stop) for start, stop in row.tolist()] for row in self.planned.rows(epoch).listed()]
 
-    def _read(self, row: list[tuple[int, int]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [
-            (self.stream[a:b], np.ones(b - a, dtype=np.float32) if self.weights is None else self.weights[a:b])
-            for a, b in row
-        ]
+    def account(self) -> dict[str, int]:
+        """Return what became of all tokens so far: predicted, padded beside them, and dropped, which none is."""
+        return {"trained": self.trained, "padded": self.padded, "dropped": self.planned.dropped}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return the share of padding so far and the epochs that were begun."""
+        places = self.tokens + self.padded
+        return {"padding": self.padded / places if places else 0.0, "epoch": float(self.planned.epoch)}
 
     def state_dict(self) -> dict[str, int]:
         """Return where the source stands."""
-        return {"epoch": self.epoch, "cursor": self.cursor, "tokens": self.tokens}
+        counts = {"tokens": self.tokens, "batches": self.batches, "trained": self.trained, "padded": self.padded}
+        return self.planned.state_dict() | counts
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where `state` says."""
-        self.epoch, self.cursor, self.tokens = state["epoch"], state["cursor"], state["tokens"]
+        self.planned.load_state_dict(state)
+        self.tokens, self.batches = state["tokens"], state["batches"]
+        self.trained, self.padded = state["trained"], state["padded"]
 
 
 class Beside:
@@ -113,39 +123,58 @@ class Beside:
 
 
 def pretraining(
-    shards: TokenShards, *, context: int, rows: int, pad_token: int, seed: int, rank: int = 0, ranks: int = 1
+    shards: TokenShards,
+    *,
+    context: int,
+    rows: int | ByBatch,
+    pad_token: int,
+    seed: int,
+    rank: int = 0,
+    ranks: int = 1,
+    shortened: ByBatch | None = None,
 ) -> Rows:
-    """Read documents in pieces of `context` predictions, cut at other places in each epoch."""
+    """Read documents in pieces of `context` predictions, cut at other places in each epoch.
 
-    def pieces(epoch: int) -> np.ndarray:
-        phase = derive_seed(seed, "phase", epoch) % context if epoch else 0
-        return cut(shards.offsets, context + 1, phase)
-
+    `shortened` gives a context that divides this one by the number of the batch, as `ludus.data.ramps.context_ramp`.
+    """
     return Rows(
         shards.tokens,
         None,
-        pieces,
+        cuts(shards, context, seed),
         length=context + 1,
         rows=rows,
         pad_token=pad_token,
         seed=seed,
         rank=rank,
         ranks=ranks,
+        context=shortened,
     )
+
+
+def cuts(shards: TokenShards, context: int, seed: int) -> Callable[[int], Pieces]:
+    """Return the pieces of documents by epoch, with a phase of its own for each epoch but the first."""
+
+    def pieces(epoch: int) -> Cuts:
+        phase = derive_seed(seed, "phase", epoch) % context if epoch else 0
+        return Cuts(shards.offsets, context + 1, phase)
+
+    return pieces
+
+
+def plain(tokens: Tokens) -> Tokens:
+    """Return the plain view of a memory map: slicing a `memmap` itself costs more than what it reads."""
+    return np.asarray(tokens) if isinstance(tokens, np.ndarray) else tokens
 
 
 def in_order(
     shards: TokenShards, *, context: int, rows: int, pad_token: int, limit: int | None = None
 ) -> Iterator[Batch]:
     """Read every prediction once, for validation; at most `limit` rows, spread evenly over the text."""
-    ranges = cut(shards.offsets, context + 1)
-    packed = best_fit(ranges[:, 1] - ranges[:, 0], context + 1)
-    if limit is not None and len(packed) > limit:
-        packed = [packed[index] for index in np.linspace(0, len(packed) - 1, limit).astype(int)]
-    for start in range(0, len(packed), rows):
-        chosen = [[ranges[piece] for piece in row] for row in packed[start : start + rows]]
-        yield collate(
-            [[(shards.tokens[a:b], np.ones(b - a, dtype=np.float32)) for a, b in row] for row in chosen],
-            pad_token=pad_token,
-            length=context + 1,
-        )
+    packed = pack(cut(shards.offsets, context + 1), context + 1)
+    chosen = packed.listed()
+    if limit is not None and len(chosen) > limit:
+        chosen = [chosen[index] for index in np.linspace(0, len(chosen) - 1, limit).astype(int)]
+    for start in range(0, len(chosen), rows):
+        here = chosen[start : start + rows]
+        batch = Packed(np.concatenate(here), np.array([len(row) for row in here]))
+        yield read(plain(shards.tokens), None, batch, length=context + 1, pad_token=pad_token)
