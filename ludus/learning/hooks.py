@@ -17,6 +17,7 @@ from ludus.data.batch import Batch
 from ludus.learning import checkpoints
 from ludus.learning.interruption import Asked, Interrupted
 from ludus.learning.loop import Hook, Metrics, Objective, Run
+from ludus.learning.saver import Saver
 from ludus.model.transformer import Transformer
 from ludus.runs.metrics import MetricsLog, read
 
@@ -101,6 +102,46 @@ def checkpoint(folder: Path, target: MetricsLog, *, keep: int) -> Hook:
     return hook
 
 
+class Saving:
+    """Save the whole run, once a step, while training goes on; the log is on the disk before the checkpoint is.
+
+    A full disk costs this checkpoint, never an older one, and is said at the next save or at the end.
+    """
+
+    def __init__(
+        self, saver: Saver, target: MetricsLog, *, written: Callable[[int], object] = lambda tokens: None
+    ) -> None:
+        """`written` is called in the writing thread with the tokens seen, once a checkpoint is on the disk."""
+        self.saver, self.target, self.written = saver, target, written
+        self._saved = 0
+
+    def __call__(self, run: Run, metrics: Metrics) -> None:
+        """Copy the state and let it be written."""
+        if self._saved == run.step:
+            return
+        self._report(lambda: self.saver.wait(run.step))
+        tokens = run.source.tokens
+        self.saver.save(
+            run.step,
+            run.state_dict(),
+            metrics=metrics,
+            before=self.target.sync,
+            after=lambda: self.written(tokens),
+        )
+        self._saved = run.step
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is on the disk, or it is said why it is not."""
+        self._report(self.saver.wait)
+
+    def _report(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except DiskFull as problem:
+            self._saved = 0
+            say(f"warning: checkpoint of step {self.saver.step} not saved: {problem}")
+
+
 def progress(meter: Meter, show: Sequence[str] = ("loss",)) -> Hook:
     """Move a progress bar."""
 
@@ -116,6 +157,8 @@ def stop_when(asked: Asked, save: Hook, folder: Path) -> Hook:
     def hook(run: Run, metrics: Metrics) -> None:
         if asked.number is not None:
             save(run, metrics)
+            if isinstance(save, Saving):
+                save.wait()
             newest = checkpoints.latest(folder)
             raise Interrupted(asked.number, run.step, checkpoints.step_of(newest) if newest else 0)
 
