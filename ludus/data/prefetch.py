@@ -8,8 +8,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ludus.data.batch import Batch
 
@@ -94,7 +94,7 @@ class Prefetch:
             self._queue = queue.Queue(self.ahead)
             self.source.load_state_dict(self._last.state)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Prefetch":
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -106,12 +106,13 @@ class Prefetch:
         self._thread.start()
 
     def _work(self, ahead: "queue.Queue[_Ready]", stop: threading.Event) -> None:
+        found = self._last
         while not stop.is_set():
             try:
                 batch = next(self.source)
                 found = self._snapshot(batch if self.ready is None else self.ready(batch))
             except BaseException as problem:  # whatever it is, the loop is told, in its place
-                found = self._snapshot(None, problem)
+                found = replace(found, batch=None, problem=problem)  # the source may stand halfway; this is before it
             while not stop.is_set():
                 try:
                     ahead.put(found, timeout=_POLL_SECONDS)
@@ -121,8 +122,8 @@ class Prefetch:
             if found.problem is not None:
                 return
 
-    def _snapshot(self, batch: Batch | None, problem: BaseException | None = None) -> _Ready:
+    def _snapshot(self, batch: Batch | None) -> _Ready:
         source = self.source
         account = source.account() if hasattr(source, "account") else {}
         metrics = dict(getattr(source, "metrics", {}))
-        return _Ready(batch, problem, source.state_dict(), source.tokens, metrics, account)
+        return _Ready(batch, None, source.state_dict(), source.tokens, metrics, account)

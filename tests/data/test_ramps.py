@@ -63,5 +63,5 @@ def test_ramps_go_on_where_they_stood():
 
 
 def test_a_context_that_leaves_a_rest_is_refused_and_a_near_one_named():
-    with pytest.raises(ConfigError, match="100 does not divide data.context=512 evenly.*128 does"):
+    with pytest.raises(ConfigError, match=r"100 does not divide data.context=512 evenly.*128 does"):
         context_ramp(512, [(0.0, 100)], 10)

@@ -20,7 +20,9 @@ def equal(one: Batch, other: Batch) -> bool:
     if (one.documents is None) != (other.documents is None):
         return False
     same = torch.equal(one.tokens, other.tokens) and torch.equal(one.weights, other.weights)
-    return same and one.weight == other.weight and (one.documents is None or torch.equal(one.documents, other.documents))
+    return (
+        same and one.weight == other.weight and (one.documents is None or torch.equal(one.documents, other.documents))
+    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -96,7 +98,7 @@ def test_the_account_of_a_source_adds_up_over_epochs():
 
 def test_a_source_reads_several_files_as_it_reads_one():
     pieces = np.array([[0, 9], [9, 30], [30, 31], [31, 60]])
-    made = dict(length=30, rows=2, pad_token=0, seed=0)
+    made = {"length": 30, "rows": 2, "pad_token": 0, "seed": 0}
     one = Rows(TOKENS[:60], None, lambda epoch: pieces, **made)
     several = Rows(Files([TOKENS[:11], TOKENS[11:60]]), None, lambda epoch: pieces, **made)
     assert all(equal(a, b) for a, b in zip(islice(one, 6), islice(several, 6), strict=True))
