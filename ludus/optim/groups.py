@@ -1,7 +1,8 @@
 """Which parameter gets which optimizer and rate, by its role, and the one optimizer the loop sees.
 
-Roles: `embedding`, `head`, `matrix` (two dimensions inside a layer), `scalar` (norms and other vectors). Weight decay
-never touches scalars; under Muon it touches `matrix` only. Frozen parameters are left out.
+Roles: `embedding`, `head`, `matrix` (two dimensions, or a stack of experts' matrices) and `scalar` (norms, biases,
+convolutions, scalars). Weight decay never touches scalars; under Muon it touches `matrix` only, unless told otherwise.
+Frozen parameters are left out.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,40 +10,82 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ludus.optim.muon import Muon
-from ludus.optim.settings import AdamWSettings, MuonSettings
+from ludus.optim.muon import Muon, Recipe
+from ludus.optim.settings import ROLES, AdamWSettings, MuonSettings, role_decays, role_rates
+
+FUSED = {"cpu", "cuda", "mps", "xpu"}  # devices with a kernel that does all of AdamW at once
+EMBEDDINGS = ("embed_tokens", "embed_positions")
 
 
 def role(name: str, parameter: Tensor) -> str:
     """Name the role of a parameter."""
-    if "embed_tokens" in name:
+    if parameter.dim() < 2 or "convolution" in name:
+        return "scalar"
+    if any(word in name for word in EMBEDDINGS):
         return "embedding"
     if "lm_head" in name:
         return "head"
-    return "matrix" if parameter.dim() == 2 else "scalar"
+    return "matrix" if parameter.dim() == 2 or (parameter.dim() == 3 and "experts" in name) else "scalar"
 
 
 class Optimizer:
     """Several torch optimizers as one, with a shared factor on their rates and state kept by parameter name."""
 
-    def __init__(self, parts: Mapping[str, torch.optim.Optimizer], names: Mapping[Tensor, str]) -> None:
-        self.parts, self.names = parts, names
+    def __init__(
+        self,
+        parts: Mapping[str, torch.optim.Optimizer],
+        names: Mapping[Tensor, str],
+        roles: Mapping[str, list[Tensor]],
+    ) -> None:
+        self.parts, self.names, self.roles = parts, names, roles
         self.peaks = [(group, group["lr"]) for part in parts.values() for group in part.param_groups]
+        self._measuring = False
+        self._measured: dict[str, tuple[Tensor, Tensor]] = {}
 
     def set_rate(self, factor: float) -> None:
         """Set each group to its peak rate times `factor`."""
         for group, peak in self.peaks:
             group["lr"] = peak * factor
 
-    def step(self) -> None:
-        """Update every parameter."""
+    def rates(self) -> dict[str, float]:
+        """Return the rate of the next update by role."""
+        return {role: group["lr"] for group, _ in self.peaks for role in group["roles"]}
+
+    def parameters_by_role(self) -> dict[str, list[Tensor]]:
+        """Return the parameters that train, by role; a role that none has is left out."""
+        return {role: list(parameters) for role, parameters in self.roles.items() if parameters}
+
+    def step(self, skip: Tensor | None = None) -> None:
+        """Update every parameter, unless `skip` (0-dim, bool, on the device of the parameters) is true.
+
+        Skipped, weights, moments and counts keep every bit, even if the gradients are not finite. On an accelerator
+        the host does not wait to know.
+        """
+        if skip is not None and skip.device.type == "cpu":
+            if skip:  # the host knows already
+                return
+            skip = None
+        before = self._snapshot()
         for part in self.parts.values():
-            part.step()
+            if isinstance(part, Muon):
+                part.step(skip=skip)
+            else:
+                _step_adamw(part, skip)
+        if before:
+            self._compare(before)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for part in self.parts.values():
             part.zero_grad(set_to_none=True)
+
+    def measure(self) -> None:
+        """Ask for the sizes of the next update; costs a copy of the weights for that step, and nothing after."""
+        self._measuring = True
+
+    def update_ratio(self) -> dict[str, float]:
+        """Return the norm of the last measured update over that of the weights before it, by role; {} if none was."""
+        return {role: float(moved / size) for role, (moved, size) in self._measured.items()}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return moments and counts as {parameter name: {item: tensor}}."""
@@ -56,12 +99,28 @@ class Optimizer:
         """Take moments and counts back by parameter name."""
         for part in self.parts.values():
             part.state.clear()
-            for group in part.param_groups:
-                for parameter in group["params"]:
-                    if self.names[parameter] in state:
-                        part.state[parameter] = {
-                            key: value.clone() for key, value in state[self.names[parameter]].items()
-                        }
+            every = [parameter for group in part.param_groups for parameter in group["params"]]
+            known = {one: state[self.names[one]] for one in every if self.names[one] in state}
+            if isinstance(part, Muon):
+                part.remember(known)
+                continue
+            for parameter, values in known.items():
+                fused = part.defaults["fused"]
+                part.state[parameter] = {
+                    key: _like(parameter, key, value, fused=fused) for key, value in values.items()
+                }
+
+    def _snapshot(self) -> dict[str, list[Tensor]]:
+        if not self._measuring:
+            return {}
+        self._measuring = False
+        return {role: [one.detach().clone() for one in those] for role, those in self.parameters_by_role().items()}
+
+    @torch.no_grad()
+    def _compare(self, before: dict[str, list[Tensor]]) -> None:
+        for role, old in before.items():
+            moved = torch._foreach_sub(self.roles[role], old)  # type: ignore[attr-defined]
+            self._measured[role] = (_norm(list(moved)), _norm(old).clamp(min=1e-30))
 
 
 def build(
@@ -69,39 +128,73 @@ def build(
     settings: AdamWSettings | MuonSettings,
     *,
     precision: torch.dtype = torch.float32,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Optimizer:
     """Group the trainable parameters by role and give each group its optimizer.
 
-    `precision` is that of Muon's matrix products; moments keep the dtype of their parameters.
+    `precision` is that of Muon's matrix products; moments keep the dtype of their parameters. With `ranks` processes of
+    the default process group, which hold the same weights and gradients, Muon shares its matrices out.
     """
     names: dict[Tensor, str] = {}
-    groups: dict[str, list[Tensor]] = {"embedding": [], "head": [], "matrix": [], "scalar": []}
+    roles: dict[str, list[Tensor]] = {role: [] for role in ROLES}
     for name, parameter in named_parameters:
         if parameter.requires_grad and parameter not in names:  # a tied head is the embedding
             names[parameter] = name
-            groups[role(name, parameter)].append(parameter)
+            roles[role(name, parameter)].append(parameter)
+    groups = _groups(roles, settings)
+    parts: dict[str, torch.optim.Optimizer] = {}
     if isinstance(settings, MuonSettings):
-        others = groups["embedding"] + groups["head"] + groups["scalar"]
-        parts = {
-            "muon": Muon(
-                [_group(groups["matrix"], settings.learning_rate, settings.weight_decay)],
-                momentum=settings.momentum,
-                precision=precision,
-            ),
-            "adamw": _adamw([_group(others, settings.adamw_learning_rate, 0.0)], (0.9, 0.95)),
-        }
+        matrices = [group for group in groups if group["roles"] == ["matrix"]]
+        groups = [group for group in groups if group not in matrices]
+        if matrices:
+            recipe = Recipe(precision=precision, **settings.model_dump(include=set(Recipe.__dataclass_fields__)))
+            parts["muon"] = Muon(matrices, rank=rank, ranks=ranks, recipe=recipe)
+    if groups:
+        parts["adamw"] = torch.optim.AdamW(
+            groups,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            # 6-7 times faster than the loop over parameters, on a CPU too.
+            fused=all(one.device.type in FUSED and one.is_floating_point() for one in names),
+        )
+    return Optimizer(parts, names, roles)
+
+
+def _groups(roles: Mapping[str, list[Tensor]], settings: AdamWSettings | MuonSettings) -> list[dict]:
+    """Make one group of the roles that share rate and decay: each group costs a call. Muon's stands alone."""
+    rates, decays = role_rates(settings), role_decays(settings)
+    found: dict[tuple, dict] = {}
+    for role, parameters in roles.items():
+        if not parameters:
+            continue
+        alone = isinstance(settings, MuonSettings) and role == "matrix"
+        empty = {"params": [], "lr": rates[role], "weight_decay": decays[role], "roles": []}
+        group = found.setdefault((rates[role], decays[role], alone), empty)
+        group["params"] += parameters
+        group["roles"].append(role)
+    return list(found.values())
+
+
+def _step_adamw(part: torch.optim.Optimizer, skip: Tensor | None) -> None:
+    """Step, unless told to skip: the fused kernel looks at `found_inf` itself, and takes the count back after."""
+    if skip is None:
+        part.step()
+    elif not part.defaults["fused"]:
+        if not bool(skip):  # the host has to wait where there is no fused kernel
+            part.step()
     else:
-        rate = settings.learning_rate
-        decayed = groups["matrix"] + groups["embedding"] + groups["head"]
-        kinds = [_group(decayed, rate, settings.weight_decay), _group(groups["scalar"], rate, 0.0)]
-        parts = {"adamw": _adamw([kind for kind in kinds if kind["params"]], (settings.beta1, settings.beta2))}
-    return Optimizer(parts, names)
+        part.found_inf = skip.float()  # type: ignore[attr-defined]
+        try:
+            part.step()
+        finally:
+            del part.found_inf  # type: ignore[attr-defined]
 
 
-def _group(parameters: list[Tensor], rate: float, decay: float) -> dict:
-    return {"params": parameters, "lr": rate, "weight_decay": decay}
+def _like(parameter: Tensor, item: str, value: Tensor, *, fused: bool) -> Tensor:
+    """Copy an item of AdamW's state to where it is read: counts stay on the CPU where no fused kernel reads them."""
+    return value.to(parameter.device if fused or item != "step" else value.device, copy=True)
 
 
-def _adamw(groups: list[dict], betas: tuple[float, float]) -> torch.optim.Optimizer:
-    # The fused kernel is 6-7 times faster than the loop on a CPU too.
-    return torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=True)
+def _norm(tensors: list[Tensor]) -> Tensor:
+    return torch.stack([norm.float() for norm in torch._foreach_norm(tensors)]).norm()  # type: ignore[attr-defined]

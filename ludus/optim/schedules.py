@@ -34,7 +34,7 @@ def warmup(steps: int) -> Schedule:
     return Schedule(lambda step: min(1.0, (step + 1) / steps) if steps > 0 else 1.0)
 
 
-def linear(*, start: int, until: int, floor: float = 0.0) -> Schedule:
+def linear(*, start: int = 0, until: int, floor: float = 0.0) -> Schedule:
     """Fall in a line from 1 at `start` to `floor` at `until`."""
     return Schedule(lambda step: 1 - (1 - floor) * _progress(step, start, until))
 
@@ -44,11 +44,30 @@ def cosine(*, start: int = 0, until: int, floor: float = 0.0) -> Schedule:
     return Schedule(lambda step: floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * _progress(step, start, until))))
 
 
+def root(*, start: int = 0, until: int, floor: float = 0.0) -> Schedule:
+    """Fall as 1 - sqrt from 1 at `start` to `floor` at `until`: the cooldown of WSD (arXiv 2405.18392)."""
+    return Schedule(lambda step: 1 - (1 - floor) * math.sqrt(_progress(step, start, until)))
+
+
+def inverse_sqrt(steps: int) -> Schedule:
+    """Fall with one over the root of the step, from 1 at `steps` (arXiv 1706.03762 eq. 3); multiply by a warm-up."""
+    return Schedule(lambda step: math.sqrt(max(1, steps) / max(1, steps, step)))
+
+
 def build(settings: ScheduleSettings, steps: int) -> Schedule:
-    """Compose the schedule of a stage of `steps` updates."""
-    start = steps - round(steps * settings.cooldown)
-    falling = {"linear": linear, "cosine": cosine}[settings.shape]
-    return warmup(round(steps * settings.warmup)) * falling(start=start, until=steps, floor=settings.floor)
+    """Compose the schedule of a stage of `steps` updates; what falls begins at the end of the warm-up, or later."""
+    rising = settings.warmup_steps if settings.warmup_steps is not None else round(steps * settings.warmup)
+    share = settings.derive(None)["cooldown"][0] if settings.cooldown is None else settings.cooldown
+    length = settings.cooldown_steps if settings.cooldown_steps is not None else round(steps * share)
+    start = max(min(rising, steps), steps - length)
+    schedule = warmup(rising)
+    if settings.shape == "inverse_sqrt":
+        slow = inverse_sqrt(rising)
+        schedule *= Schedule(lambda step: max(settings.floor, slow(step)))
+    if start >= steps:
+        return schedule
+    falling = {"cosine": cosine, "wsd": root}.get(settings.shape, linear)
+    return schedule * falling(start=start, until=steps, floor=settings.floor)
 
 
 def _progress(step: int, start: int, until: int) -> float:

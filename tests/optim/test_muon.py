@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from ludus.optim.muon import Muon, orthogonalise
+from ludus.optim.muon import Muon, Recipe
+from ludus.optim.orthogonal import orthogonalise
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -46,7 +47,7 @@ def test_steps_are_those_of_pytorch(rows: int, columns: int, monkeypatch):
         pytest.skip("this PyTorch has no Muon")
     ours_parameter, theirs_parameter = (torch.nn.Parameter(matrix(rows, columns)) for _ in range(2))
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # theirs rounds always; leave nothing to chance
-    ours = Muon([{"params": [ours_parameter], "lr": 0.02, "weight_decay": 0.1}], momentum=0.95)
+    ours = Muon([{"params": [ours_parameter], "lr": 0.02, "weight_decay": 0.1}], recipe=Recipe())
     reference = theirs([theirs_parameter], lr=0.02, weight_decay=0.1, momentum=0.95)
     for step in range(5):
         ours_parameter.grad = theirs_parameter.grad = matrix(rows, columns, seed=10 + step)
