@@ -1,56 +1,27 @@
-"""Attention: who may look at whom, rotary positions, and two backends that must agree.
+"""Attention: three backends that must agree, the choice among them, and the layer that uses one.
 
-A mask is one boolean tensor, True where a query may see a key. Documents packed in one row, padding and the KV cache
-are all masks; no backend knows about them.
+A backend gets queries, keys and values by head, the mask in the form it asks for (`ludus.model.sight`), and the share
+of weights to drop. No backend knows of documents, padding, windows or caches: those are masks.
 """
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+
+from ludus.base.errors import ConfigError
+from ludus.model.architecture import Architecture
+from ludus.model.norms import head_norm
+from ludus.model.positions import rotate as rotate
+from ludus.model.sight import Sight
+
+PLAIN_SPAN = 256  # keys; up to so many the backend written out is the fastest on a CPU
 
 
-def document_mask(documents: Int[Tensor, "batch time"], *, shared: bool = False) -> Bool[Tensor, "batch 1 time time"]:
-    """Let each token see itself and the earlier tokens of its own document, and of document 0 where it is `shared`."""
-    time = documents.shape[1]
-    causal = torch.ones(time, time, dtype=torch.bool, device=documents.device).tril()
-    visible = documents[:, :, None] == documents[:, None, :]  # (batch, time, time)
-    if shared:
-        visible = visible | (documents == 0)[:, None, :]
-    return (visible & causal)[:, None]
-
-
-def document_positions(documents: Int[Tensor, "batch time"], *, shared: bool = False) -> Int[Tensor, "batch time"]:
-    """Count positions from 0 within each run of equal document numbers; after document 0, where it is `shared`."""
-    index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
-    starts = torch.ones_like(documents, dtype=torch.bool)
-    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    within = index - torch.where(starts, index, 0).cummax(dim=1).values
-    if not shared:
-        return within
-    prefix = (documents == 0).sum(dim=1, keepdim=True)
-    return torch.where(documents == 0, within, within + prefix)
-
-
-def rotary_angles(
-    positions: Int[Tensor, "batch time"], head_dim: int, theta: float
-) -> Float[Tensor, "batch 1 time half"]:
-    """Return position x frequency for each pair of channels (RoPE, arXiv 2104.09864 eq. 15)."""
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
-    return (positions[..., None].float() * frequencies)[:, None]
-
-
-def rotate(
-    heads: Float[Tensor, "batch heads time head_dim"],
-    cos: Float[Tensor, "#batch 1 time half"],
-    sin: Float[Tensor, "#batch 1 time half"],
-) -> Float[Tensor, "batch heads time head_dim"]:
-    """Turn channel i with channel i + half by the angles: the half-split layout of Llama checkpoints."""
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
-def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
     """Softmax attention written out; the fastest on a CPU at contexts of a few hundred tokens.
 
     Query heads of one group are folded into the time axis, so that keys and values are never repeated.
@@ -61,19 +32,109 @@ def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
     folded = queries.reshape(batch, kv_heads, group * time, head_dim)
     scores = (folded * head_dim**-0.5) @ keys.transpose(-1, -2)  # (batch, kv_heads, group x time, span)
     scores = scores.view(batch, kv_heads, group, time, span)
-    if mask is None:
-        mask = torch.ones(time, span, dtype=torch.bool, device=queries.device).tril(span - time)[None, None]
-    scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
+    if mask is None and time > 1:
+        mask = torch.full((time, span), float("-inf"), device=queries.device).triu(span - time + 1)[None, None]
+    if mask is not None:
+        scores = scores + mask[:, :, None]  # cheaper than filling: nothing is to be done on the way back
     weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
+    weights = F.dropout(weights, dropout) if dropout else weights
     mixed = weights.view(batch, kv_heads, group * time, span) @ values
     return mixed.view(batch, heads, time, head_dim)
 
 
-def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
     """PyTorch's scaled_dot_product_attention; the one to use on a GPU and at long contexts."""
-    causal = mask is None and queries.shape[2] > 1
-    grouped = queries.shape[1] != keys.shape[1]
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None and queries.shape[2] > 1,
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )
 
 
-BACKENDS = {"plain": plain_attention, "fused": fused_attention}
+def flex_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Any, dropout: float = 0.0) -> Tensor:
+    """PyTorch's FlexAttention, which skips the blocks that nobody sees (arXiv 2412.05496); compiled on a GPU.
+
+    It has no backward pass on a CPU, where it is there to be compared with.
+    """
+    if dropout:
+        raise ConfigError("the flex attention backend drops no weights; set model.dropout=0 or another backend")
+    kernel = _compiled_flex() if queries.is_cuda else _flex()
+    return kernel(queries, keys, values, block_mask=mask, enable_gqa=queries.shape[1] != keys.shape[1])
+
+
+def _flex() -> Callable[..., Any]:
+    from torch.nn.attention import flex_attention as flex  # imports the compiler, which takes seconds
+
+    return flex.flex_attention
+
+
+@lru_cache
+def _compiled_flex() -> Callable[..., Any]:
+    return torch.compile(_flex(), dynamic=False)
+
+
+class Backend(NamedTuple):
+    """How to attend, and the form of mask it asks `Sight` for."""
+
+    attend: Callable[..., Tensor]
+    form: str
+
+
+BACKENDS = {
+    "plain": Backend(plain_attention, "dense"),
+    "fused": Backend(fused_attention, "causal"),
+    "flex": Backend(flex_attention, "blocks"),
+}
+
+
+def chosen(backend: str, queries: Tensor, keys: Tensor, sight: Sight) -> Backend:
+    """Return the backend of a name, where `auto` goes by device, length and documents.
+
+    Where FlexAttention cannot run (while decoding, in a backward pass on a CPU), its place is taken by a dense one.
+    """
+    on_gpu, cached = queries.is_cuda, sight.cache is not None
+    dense = "fused" if on_gpu or keys.shape[2] > PLAIN_SPAN else "plain"
+    if backend == "auto":
+        backend = "flex" if on_gpu and sight.documents is not None and not cached else dense
+    if backend == "flex" and (cached or (not on_gpu and queries.requires_grad)):
+        backend = dense
+    return BACKENDS[backend]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (arXiv 2305.13245): each key and value head serves a group of query heads."""
+
+    def __init__(self, shape: Architecture, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim, self.backend = layer, shape.head_dim, "auto"
+        self.window = shape.window(layer)
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        self.q_proj = nn.Linear(shape.width, queries, bias=shape.attention_bias)
+        self.k_proj = nn.Linear(shape.width, keys, bias=shape.attention_bias)
+        self.v_proj = nn.Linear(shape.width, keys, bias=shape.attention_bias)
+        self.o_proj = nn.Linear(queries, shape.width, bias=shape.output_bias)
+        self.q_norm, self.k_norm = head_norm(shape), head_norm(shape)
+        self.dropout = nn.Dropout(shape.dropout)  # of weights; the backends read its share
+
+    def forward(self, x: Tensor, sight: Sight) -> Tensor:
+        """Mix each position with those it may see."""
+        split = (*x.shape[:2], -1, self.head_dim)
+        queries, keys, values = (
+            projection(x).view(split).transpose(1, 2)  # (batch, heads, time, head_dim)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if self.q_norm is not None and self.k_norm is not None:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        if sight.rotation is not None:
+            queries, keys = sight.rotation(queries), sight.rotation(keys)
+        queries, keys = queries.to(values.dtype), keys.to(values.dtype)
+        if sight.cache is not None:
+            keys, values = sight.cache.extend(self.layer, keys, values)
+        attend, form = chosen(self.backend, queries, keys, sight)
+        mask = sight.mask(form, self.window, queries.dtype if form == "causal" else torch.float32)
+        mixed = attend(queries, keys, values, mask, self.dropout.p if self.training else 0.0)
+        return self.o_proj(mixed.transpose(1, 2).reshape(*x.shape[:2], -1))

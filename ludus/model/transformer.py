@@ -1,110 +1,62 @@
 """The one transformer: token ids in, hidden states or logits out.
 
-Parameter names are those of Hugging Face's Llama, so that weights travel without a dictionary. The model knows nothing
-of adapters, sharding or recomputation: those are surgery from outside.
+Every family is this class with other switches. Parameter names are those of Hugging Face's Llama, so that weights
+travel without a dictionary. The model knows nothing of adapters, sharding or recomputation: those are surgery from
+outside.
 """
 
 import contextlib
-import math
-from typing import Protocol, runtime_checkable
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ludus.model.attention import BACKENDS, document_mask, document_positions, rotary_angles, rotate
-from ludus.model.settings import Architecture
-
-
-@runtime_checkable
-class Cache(Protocol):
-    """What attention asks of a KV cache; `ludus.generation.cache` has the one we use."""
-
-    def positions(self, time: int) -> Int[Tensor, "batch time"]:
-        """Positions of the next `time` tokens, counted from each row's first real token."""
-        ...
-
-    def mask(self, time: int) -> Tensor:
-        """Who the next `time` tokens may see, over everything kept and themselves: (batch, 1, time, span)."""
-        ...
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep the new keys and values of a layer and return all of that layer's: (batch, kv_heads, span, head_dim)."""
-        ...
-
-    def advance(self, time: int) -> None:
-        """Count `time` tokens as kept, once every layer has extended."""
-        ...
-
-
-class RMSNorm(nn.Module):
-    """Divide by the root mean square, then scale each channel (arXiv 1910.07467 eq. 4)."""
-
-    def __init__(self, width: int, epsilon: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.epsilon = epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
-
-
-class Attention(nn.Module):
-    """Grouped-query attention with rotary positions (arXiv 2305.13245)."""
-
-    def __init__(self, shape: Architecture, layer: int) -> None:
-        super().__init__()
-        self.layer, self.head_dim, self.backend = layer, shape.head_dim, "plain"
-        self.q_proj = nn.Linear(shape.width, shape.heads * shape.head_dim, bias=False)
-        self.k_proj = nn.Linear(shape.width, shape.kv_heads * shape.head_dim, bias=False)
-        self.v_proj = nn.Linear(shape.width, shape.kv_heads * shape.head_dim, bias=False)
-        self.o_proj = nn.Linear(shape.heads * shape.head_dim, shape.width, bias=False)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        """Mix each position with those its mask lets it see."""
-        split = (*x.shape[:2], -1, self.head_dim)
-        queries, keys, values = (
-            projection(x).view(split).transpose(1, 2)  # (batch, heads, time, head_dim)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        queries, keys = rotate(queries, cos, sin).to(values.dtype), rotate(keys, cos, sin).to(values.dtype)
-        if cache is not None:
-            keys, values = cache.extend(self.layer, keys, values)
-        mixed = BACKENDS[self.backend](queries, keys, values, mask)
-        return self.o_proj(mixed.transpose(1, 2).reshape(*x.shape[:2], -1))
-
-
-class FeedForward(nn.Module):
-    """SwiGLU (arXiv 2002.05202 eq. 6)."""
-
-    def __init__(self, shape: Architecture) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(shape.width, shape.hidden, bias=False)
-        self.up_proj = nn.Linear(shape.width, shape.hidden, bias=False)
-        self.down_proj = nn.Linear(shape.hidden, shape.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map each position on its own."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+from ludus.base.errors import ConfigError, nearest
+from ludus.model.architecture import Architecture
+from ludus.model.attention import BACKENDS, Attention
+from ludus.model.convolution import Convolution
+from ludus.model.experts import Mixture
+from ludus.model.feedforward import FeedForward
+from ludus.model.initialise import initialise as initialise
+from ludus.model.norms import stream_norm
+from ludus.model.sight import Cache, Sight
 
 
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each added to what came in."""
+    """One layer: attention, then feed-forward, each added to what came in; side by side where they are parallel."""
 
     def __init__(self, shape: Architecture, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(shape.width, shape.norm_epsilon)
+        self.skip = nn.Parameter(torch.tensor([1.0, 0.0])) if shape.embedding_skip else None
+        self.input_layernorm = stream_norm(shape)
+        self.attention_convolution = _convolution(shape, shape.attention_convolution, f"{layer}.attention")
         self.self_attn = Attention(shape, layer)
-        self.post_attention_layernorm = RMSNorm(shape.width, shape.norm_epsilon)
-        self.mlp = FeedForward(shape)
+        self.post_attention_layernorm = None if shape.parallel else stream_norm(shape)
+        self.mlp_convolution = _convolution(shape, shape.mlp_convolution, f"{layer}.mlp")
+        self.mlp = Mixture(shape, shape.experts) if shape.experts else FeedForward(shape)
         self.dropout = nn.Dropout(shape.dropout)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, embedded: Tensor, sight: Sight) -> Tensor:
         """Add what attention, then what the feed-forward finds."""
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), cos, sin, mask, cache))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        if self.skip is not None:
+            x = self.skip[0] * x + self.skip[1] * embedded
+        normed = self.input_layernorm(x)
+        seeing = normed if self.attention_convolution is None else self.attention_convolution(normed, sight)
+        mixed = self.dropout(self.self_attn(seeing, sight))
+        if self.post_attention_layernorm is None:
+            return x + mixed + self.dropout(self._mapped(normed, sight))
+        x = x + mixed
+        return x + self.dropout(self._mapped(self.post_attention_layernorm(x), sight))
+
+    def _mapped(self, normed: Tensor, sight: Sight) -> Tensor:
+        if self.mlp_convolution is not None:
+            normed = self.mlp_convolution(normed, sight)
+        return self.mlp(normed, sight.real) if isinstance(self.mlp, Mixture) else self.mlp(normed)
+
+
+def _convolution(shape: Architecture, taps: int, site: str) -> Convolution | None:
+    return Convolution(shape.width, taps, site) if taps else None
 
 
 class Transformer(nn.Module):
@@ -120,11 +72,31 @@ class Transformer(nn.Module):
         # Not drawn: on the meta device drawing makes torch import its compiler, which takes longer than loading does.
         undrawn = torch.empty(shape.vocabulary, shape.width)
         self.embed_tokens = nn.Embedding.from_pretrained(undrawn, freeze=False)
+        self.embed_positions = None
+        if shape.position == "learned":
+            self.embed_positions = nn.Embedding.from_pretrained(torch.empty(shape.context, shape.width), freeze=False)
+        self.embedding_convolution = _convolution(shape, shape.embedding_convolution, "embedding")
+        self.embedding_norm = stream_norm(shape) if shape.embedding_norm else None
+        self.dropout = nn.Dropout(shape.dropout)
         self.layers = nn.ModuleList(Block(shape, layer) for layer in range(shape.layers))
-        self.norm = RMSNorm(shape.width, shape.norm_epsilon)
-        self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
+        self.norm = stream_norm(shape)
+        self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=shape.head_bias)
         if shape.tied:
             self.lm_head.weight = self.embed_tokens.weight
+
+    @property
+    def attention_backend(self) -> str:
+        """How the layers attend: plain, fused, flex, or auto, which chooses by device, length and documents."""
+        return self.layers[0].self_attn.backend  # type: ignore[union-attr,return-value]
+
+    @attention_backend.setter
+    def attention_backend(self, backend: str) -> None:
+        if backend not in (known := [*BACKENDS, "auto"]):
+            near = nearest(backend, known)
+            hint = f"; did you mean {near}?" if near else ""
+            raise ConfigError(f"attention backend {backend} is none of {', '.join(known)}{hint}")
+        for block in self.layers:
+            block.self_attn.backend = backend  # type: ignore[union-attr]
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Run matrix products in `self.precision`."""
@@ -147,55 +119,45 @@ class Transformer(nn.Module):
         restart; where document 0 is `shared`, the others see it and count on from it. With a `cache`, `tokens` continue
         what the cache holds and `documents` must be None.
         """
-        mask = None
-        if cache is not None:
-            positions, mask = cache.positions(tokens.shape[1]), cache.mask(tokens.shape[1])
-        elif documents is not None:
-            mask = document_mask(documents, shared=shared)
-            positions = document_positions(documents, shared=shared) if positions is None else positions
-        elif positions is None:
-            positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
-        angles = rotary_angles(positions, self.shape.head_dim, self.shape.rope_theta)
-        cos, sin = angles.cos(), angles.sin()
+        sight = Sight(self.shape, tokens, positions=positions, documents=documents, shared=shared, cache=cache)
         with self.autocast():
-            x = self.embed_tokens(tokens)
+            embedded = x = self._embedded(tokens, sight)
             for block in self.layers:
-                x = block(x, cos, sin, mask, cache)
+                x = block(x, embedded, sight)
             if cache is not None:
                 cache.advance(tokens.shape[1])
             return self.norm(x)
 
+    def _embedded(self, tokens: Tensor, sight: Sight) -> Tensor:
+        x = self.embed_tokens(tokens)
+        if self.embed_positions is not None:
+            if sight.cache is None and tokens.shape[1] > self.shape.context:
+                raise ConfigError(
+                    f"{tokens.shape[1]} tokens in a row, and the model has learned {self.shape.context} positions; "
+                    "give it shorter rows"
+                )
+            x = x + self.embed_positions(sight.positions)
+        if self.embedding_convolution is not None:
+            x = self.embedding_convolution(x, sight)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        return self.dropout(x)
+
     def logits(self, hidden: Float[Tensor, "*rows channels"]) -> Float[Tensor, "*rows vocab"]:
-        """Return float32 scores over the vocabulary."""
+        """Return float32 scores over the vocabulary, within the soft cap where there is one."""
         with self.autocast():
-            return self.lm_head(hidden).float()
+            scores = self.lm_head(hidden).float()
+        cap = self.shape.logit_softcap
+        return scores if cap is None else cap * torch.tanh(scores / cap)
 
     def forward(self, tokens: Tensor, **where: Tensor | Cache | bool | None) -> Float[Tensor, "batch time vocab"]:
         """Return logits for every position; see `hidden` for the keywords."""
         return self.logits(self.hidden(tokens, **where))  # type: ignore[arg-type]
 
 
-def initialise(model: Transformer, generator: torch.Generator) -> Transformer:
-    """Draw fresh weights: normal embeddings and matrices, zeros where a block writes to the residual stream.
-
-    A zero head makes the first loss exactly ln V; zero output projections make each block start as the identity.
-    A tied head cannot be zero, so it is drawn small.
-    """
-    width = model.shape.width
-    for name, parameter in model.named_parameters():
-        if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
-            nn.init.zeros_(parameter)
-        elif name == "embed_tokens.weight":
-            nn.init.normal_(parameter, std=0.02 if model.shape.tied else 0.5, generator=generator)
-        elif parameter.dim() == 2:
-            nn.init.normal_(parameter, std=1 / math.sqrt(width), generator=generator)
-        else:
-            nn.init.ones_(parameter)
-    return model
-
-
-def build(shape: Architecture, *, seed: int) -> Transformer:
-    """Return a model with fresh weights drawn from `seed`."""
+def build(shape: Architecture, *, seed: int, initial: Literal["zero", "gpt2"] = "zero") -> Transformer:
+    """Return a model with fresh weights drawn from `seed`; see `initialise` for the two ways."""
     with torch.random.fork_rng(devices=[]):  # layers draw from the global generator as they are made
         model = Transformer(shape)
-    return initialise(model, torch.Generator().manual_seed(seed))
+    initialise(model, torch.Generator().manual_seed(seed), initial)
+    return model

@@ -77,21 +77,3 @@ def test_answers_after_a_shared_prompt_have_the_logits_they_have_alone(models, k
         alone = model(torch.cat([prompt, answer])[None])[0]
         torch.testing.assert_close(logits[numbers[0] == number], alone[len(prompt) :], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(logits[: len(prompt)], alone[: len(prompt)], rtol=1e-5, atol=1e-5)
-
-
-def test_positions_restart_with_each_document_and_count_on_after_a_shared_one(models, monkeypatch):
-    """Rotary logits depend on distances alone, so a wrong start would not show in them; look at the positions."""
-    seen = []
-
-    def record(positions: Tensor, *rest: object) -> Tensor:
-        seen.append(positions.tolist())
-        return original(positions, *rest)
-
-    import ludus.model.transformer as transformer
-
-    original = transformer.rotary_angles
-    monkeypatch.setattr(transformer, "rotary_angles", record)
-    model, numbers = models["plain"](), torch.tensor([[0, 0, 0, 1, 1, 2, 2, -1]])
-    model(numbers.abs(), documents=numbers)
-    model(numbers.abs(), documents=numbers, shared=True)
-    assert seen == [[[0, 1, 2, 0, 1, 0, 1, 0]], [[0, 1, 2, 3, 4, 3, 4, 3]]]
