@@ -17,9 +17,9 @@ class SpikeSettings(Settings):
     judge: bool = Field(True, description="Skip updates that spike; updates that are no numbers are skipped anyway.")
     window: int = Field(128, ge=16, description="Accepted steps a step is judged against.")
     warmup: int | None = Field(None, ge=8, description="Accepted steps before the first is judged; at most the window.")
-    deviations: float = Field(6.0, gt=0, description="Robust standard deviations above the median.")
+    deviations: float = Field(8.0, gt=0, description="Robust standard deviations above the median.")
     rise: float = Field(1.0, ge=0, description="Least rise of a spiking loss above its median, in the loss's own unit.")
-    factor: float = Field(8.0, ge=1, description="Least multiple of the median that a spiking gradient norm is.")
+    factor: float = Field(10.0, ge=1, description="Least multiple of the median that a spiking gradient norm is.")
 
     def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
         """Judge once half the window is full."""
