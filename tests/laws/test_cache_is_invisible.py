@@ -1,15 +1,24 @@
 """Law 6: decoding with the KV cache is the full forward pass; padding, compaction and sharing change nothing."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from law_switches import KINDS as SWITCHED
+from law_switches import switched
 from torch import Tensor
 
 from ludus.generation.cache import KVCache
 from ludus.generation.engine import Sampling, generate, stream
 
 pytestmark = pytest.mark.law
-KINDS = ["plain", "fused", "tied", "lora"]
+KINDS = ["plain", "fused", "tied", "lora", *SWITCHED]
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def make(models, tiny) -> Callable:
+    return lambda kind: models[kind]() if kind in models else switched(tiny, kind)
 
 
 def prompts(sizes: list[int], seed: int = 0) -> list[Tensor]:
@@ -37,8 +46,8 @@ def greedily(model, prompt: list[int], sampling: Sampling) -> list[int]:
 @pytest.mark.parametrize("chunks", [[12], [1] * 12, [5, 1, 1, 3, 2], [1, 11]])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_any_chunks_give_the_logits_of_the_full_forward_pass(models, kind: str, chunks: list[int]):
-    model = models[kind]()
+def test_any_chunks_give_the_logits_of_the_full_forward_pass(make, kind: str, chunks: list[int]):
+    model = make(kind)
     rows = torch.stack(prompts([12, 12, 12]))
     cache = KVCache(model.shape, torch.zeros(3, dtype=torch.long), 12, torch.float32)
     found = torch.cat([model(chunk, cache=cache) for chunk in rows.split(chunks, dim=1)], dim=1)
@@ -49,8 +58,8 @@ def test_any_chunks_give_the_logits_of_the_full_forward_pass(models, kind: str, 
 @pytest.mark.parametrize("filler", [0, 33])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_left_padding_changes_nothing(models, kind: str, filler: int):
-    model = models[kind]()
+def test_left_padding_changes_nothing(make, kind: str, filler: int):
+    model = make(kind)
     parts, more = prompts([3, 9, 1, 6]), torch.stack(prompts([4] * 4, seed=1))
     rows, starts = padded(parts, filler)
     cache = KVCache(model.shape, starts, rows.shape[1] + 4, torch.float32)
@@ -73,8 +82,8 @@ def test_positions_count_from_each_rows_first_real_token(shape):
 @pytest.mark.parametrize("chosen", [[2, 0], [1, 1, 1], [3, 0, 0, 2, 3]])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_rows_dropped_reordered_or_shared_go_on_as_alone(models, kind: str, chosen: list[int]):
-    model = models[kind]()
+def test_rows_dropped_reordered_or_shared_go_on_as_alone(make, kind: str, chosen: list[int]):
+    model = make(kind)
     parts = prompts([3, 9, 1, 6])
     rows, starts = padded(parts)
     cache = KVCache(model.shape, starts, rows.shape[1] + 5, torch.float32)
@@ -87,12 +96,13 @@ def test_rows_dropped_reordered_or_shared_go_on_as_alone(models, kind: str, chos
         torch.testing.assert_close(found[row], alone, **CLOSE)
 
 
-@pytest.mark.parametrize("rows", [1, 4, 256])
-@pytest.mark.parametrize("group", [1, 3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "group", "rows"),
+    [("plain", group, rows) for rows in (1, 4, 256) for group in (1, 3)] + [(kind, 3, 4) for kind in KINDS[1:]],
+)
 @torch.no_grad()
-def test_the_engine_decodes_as_the_full_forward_pass_does(models, kind: str, group: int, rows: int):
-    model = models[kind]()
+def test_the_engine_decodes_as_the_full_forward_pass_does(make, kind: str, group: int, rows: int):
+    model = make(kind)
     asked = [part.tolist() for part in prompts([3, 9, 1, 6, 4, 9, 2], seed=4)]
     free = Sampling(max_new_tokens=12, temperature=0)
     unstopped = [greedily(model, prompt, free) for prompt in asked]
@@ -108,8 +118,8 @@ def test_the_engine_decodes_as_the_full_forward_pass_does(models, kind: str, gro
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_sampled_log_probabilities_are_those_of_the_full_forward_pass(models, kind: str):
-    model = models[kind]()
+def test_sampled_log_probabilities_are_those_of_the_full_forward_pass(make, kind: str):
+    model = make(kind)
     asked = [part.tolist() for part in prompts([3, 9, 1, 6], seed=6)]
     sampling = Sampling(max_new_tokens=10, stop=frozenset(range(0, 61, 8)))
     found = generate(model, asked, sampling, generator=torch.Generator().manual_seed(0), group=2)

@@ -1,13 +1,22 @@
 """Law 4: a document in a packed row has the logits, the loss and the gradient that it has alone."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from law_stages import distance
+from law_switches import KINDS as SWITCHED
+from law_switches import switched
 from torch import Tensor
 
 pytestmark = pytest.mark.law
-KINDS = ["plain", "fused", "tied", "lora", "recomputed"]
+KINDS = ["plain", "fused", "tied", "lora", "recomputed", *SWITCHED]
 SIZES = [[5, 1, 9, 2], [17], [3, 3, 3, 3, 3], [1, 1, 12]]
+
+
+@pytest.fixture(scope="module")
+def make(models, tiny) -> Callable:
+    return lambda kind: models[kind]() if kind in models else switched(tiny, kind)
 
 
 def documents(sizes: list[int], seed: int = 0) -> list[Tensor]:
@@ -28,8 +37,9 @@ def rows() -> tuple[list[list[Tensor]], Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_packed_logits_are_those_of_each_document_alone(models, kind: str):
-    model = models[kind]()
+@torch.no_grad()  # FlexAttention has no backward pass on a CPU, and would not be what runs
+def test_packed_logits_are_those_of_each_document_alone(make, kind: str):
+    model = make(kind)
     found, tokens, numbers = rows()
     logits = model(tokens, documents=numbers)
     for row, parts in enumerate(found):
@@ -39,15 +49,17 @@ def test_packed_logits_are_those_of_each_document_alone(models, kind: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_packed_gradients_are_those_of_each_document_alone(models, kind: str):
+def test_packed_gradients_are_those_of_each_document_alone(make, kind: str):
     found, tokens, numbers = rows()
     generator = torch.Generator().manual_seed(1)
     directions = torch.randn((*tokens.shape, 61), generator=generator) * (numbers >= 0)[..., None]
 
     def gradient(model) -> dict[str, Tensor]:
-        return {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
+        # The bias of keys adds the same to all scores of a query, which changes nothing: its gradient is rounding.
+        trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        return {name: value.grad for name, value in trained.items() if not name.endswith("k_proj.bias")}
 
-    packed, alone = models[kind]().train(), models[kind]().train()
+    packed, alone = make(kind).train(), make(kind).train()
     (packed(tokens, documents=numbers) * directions).sum().backward()
     for row, parts in enumerate(found):
         for number, document in enumerate(parts):
@@ -56,19 +68,23 @@ def test_packed_gradients_are_those_of_each_document_alone(models, kind: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_document_sees_another(models, kind: str):
-    model = models[kind]()
+@torch.no_grad()
+def test_no_document_sees_another(make, kind: str):
+    model = make(kind)
     _, tokens, numbers = rows()
     changed = torch.where(numbers == 1, (tokens + 1) % 61, tokens)
     before, after = (model(each, documents=numbers) for each in (tokens, changed))
     others = numbers != 1
-    assert torch.equal(before[others], after[others])
+    # The number of tokens that an expert gets may change the last digit of each.
+    exact = 1e-6 if model.shape.experts else 0.0
+    torch.testing.assert_close(before[others], after[others], rtol=exact, atol=exact)
     assert not torch.allclose(before[~others], after[~others], atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_after_a_shared_prompt_have_the_logits_they_have_alone(models, kind: str):
-    model = models[kind]()
+@torch.no_grad()
+def test_answers_after_a_shared_prompt_have_the_logits_they_have_alone(make, kind: str):
+    model = make(kind)
     prompt, *answers = documents([6, 4, 1, 7], seed=5)
     tokens = torch.cat([prompt, *answers])[None]
     numbers = torch.repeat_interleave(torch.arange(4), torch.tensor([6, 4, 1, 7]))[None]
