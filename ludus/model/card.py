@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ludus.model.cost import num_parameters
-from ludus.model.settings import Architecture
+from ludus.model.architecture import Architecture
+from ludus.model.families import layout_for
 from ludus.text.tokenizer import Tokenizer
 
 CARD = """\
 ---
-library_name: transformers
+library_name: {library}
 pipeline_tag: text-generation
 tags:
 - ludus
@@ -17,7 +17,7 @@ tags:
 
 # {name}
 
-A decoder-only language model (Llama architecture) with {parameters:,} parameters, made with ludus.
+A decoder-only language model ({family} layout) with {parameters:,} parameters, made with ludus.
 
 | | |
 |---|---|
@@ -28,18 +28,38 @@ and its size limits what it can do: check whatever you use it for.
 
 ## Loading
 
+{loading}
+"""
+ELSEWHERE = """\
 ```python
 from transformers import AutoModelForCausalLM{tokenizer_import}
 
 model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"){tokenizer_line}
 ```
 
-or talk to it with `ludus chat path/to/this/folder`.
-"""
+or talk to it with `ludus chat path/to/this/folder`."""
+ONLY_HERE = """\
+Talk to it with `ludus chat path/to/this/folder`, or in Python:
+
+```python
+from ludus.model.exchange import load
+
+model = load("path/to/this/folder")
+```
+
+Note: {notice}."""
 
 
-def card(name: str, shape: Architecture, tokenizer: Tokenizer | None, facts: Mapping[str, Any]) -> str:
-    """Return the README of a model, in Markdown."""
+def card(
+    name: str,
+    shape: Architecture,
+    tokenizer: Tokenizer | None,
+    facts: Mapping[str, Any],
+    *,
+    parameters: int,
+    notice: str | None = None,
+) -> str:
+    """Return the README of a model, in Markdown; `notice` says why other software cannot load it."""
     rows = {
         "layers": shape.layers,
         "width": shape.width,
@@ -50,8 +70,16 @@ def card(name: str, shape: Architecture, tokenizer: Tokenizer | None, facts: Map
     }
     return CARD.format(
         name=name,
-        parameters=num_parameters(shape),
+        library="ludus" if notice else "transformers",
+        family=layout_for(shape).name,
+        parameters=parameters,
         rows="\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items()),
+        loading=ONLY_HERE.format(notice=notice) if notice else _elsewhere(tokenizer),
+    )
+
+
+def _elsewhere(tokenizer: Tokenizer | None) -> str:
+    return ELSEWHERE.format(
         tokenizer_import=", AutoTokenizer" if tokenizer else "",
         tokenizer_line='\ntokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")' if tokenizer else "",
     )

@@ -1,7 +1,8 @@
-"""Models on disk in Hugging Face's layout for Llama, so that transformers and vLLM load them unchanged.
+"""Models on disk in Hugging Face's layouts, so that transformers and vLLM load them unchanged wherever they can.
 
-A folder is written whole or not at all, and read only if ludus can run it exactly: what it cannot do (other
-architectures, stretched positions, biases) is refused by name. Weights travel as safetensors, never as pickles.
+A folder is written whole or not at all, and read only if ludus can run it exactly: what it cannot do is refused by
+name. Which layout a model gets, and how it names weights, is data in `ludus.model.families`; a model that no family
+fits lies in ludus' own, and `notice` says why. Weights travel as safetensors, never as pickles.
 """
 
 import os
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ludus.base.errors import CheckpointError, TokenizerMismatch
 from ludus.base.files import CHECKSUMS, folder_in_progress, read_json, sha256_file, write_json
+from ludus.model.architecture import Architecture
 from ludus.model.card import card
-from ludus.model.llama import architecture_of, config_of, foreign_name
+from ludus.model.families import architecture_of, config_of, layout_for, layout_of, to_blame
+from ludus.model.layout import Layout, Place
 from ludus.model.transformer import Transformer
 from ludus.text.tokenizer import Tokenizer
 
@@ -42,8 +45,11 @@ def save(
             f"the tokenizer has {tokenizer.vocabulary_size} tokens, the model {model.shape.vocabulary}; "
             "save the model with the tokenizer it was trained with"
         )
-    tensors = {foreign_name(name): tensor for name, tensor in _weights(model).items()}
+    weights = _weights(model)
+    tensors = {place.foreign: _outward(place, weights) for place in layout_for(model.shape).places(weights)}
     config = config_of(model.shape, model.embed_tokens.weight.dtype, tokenizer, extra or {})
+    size = sum(tensor.numel() for tensor in weights.values() if isinstance(tensor, nn.Parameter))
+    text = card(Path(folder).name, model.shape, tokenizer, extra or {}, parameters=size, notice=notice(model.shape))
     with folder_in_progress(folder) as temp:
         write_tensors(tensors, temp / WEIGHTS)
         write_json(temp / "config.json", config)
@@ -51,7 +57,7 @@ def save(
         write_json(temp / "generation_config.json", ids)
         if tokenizer is not None:
             tokenizer.save(temp)
-        (temp / "README.md").write_text(card(Path(folder).name, model.shape, tokenizer, extra or {}), "utf-8")
+        (temp / "README.md").write_text(text, "utf-8")
 
 
 def load(folder: Path | str, dtype: torch.dtype = torch.float32) -> Transformer:
@@ -64,16 +70,32 @@ def load(folder: Path | str, dtype: torch.dtype = torch.float32) -> Transformer:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no model: it has no config.json; give the folder a model was saved to")
     _verify(folder)
-    shape = architecture_of(read_json(folder / "config.json", CheckpointError), folder)
+    config = read_json(folder / "config.json", CheckpointError)
+    layout, shape = layout_of(config, folder), architecture_of(config, folder)
     with torch.device("meta"):
         model = Transformer(shape)
-    wanted = {foreign_name(name): name for name in _weights(model)}
-    found = {wanted[name]: tensor for name, tensor in _read(folder, wanted, dtype)}
-    _check_shapes(folder, _weights(model), found)
+    wanted = _weights(model)
+    places = {place.foreign: place for place in layout.places(wanted)}
+    found: dict[str, Tensor] = {}
+    for place, tensor in _read(folder, places, layout):
+        found |= _inward(folder, place, tensor, wanted, dtype)
+    missing = [place.foreign for place in places.values() if place.sources[0] not in found]
+    if missing:
+        raise CheckpointError(f"{folder} lacks the weight {missing[0]} that its config.json asks for")
     model.load_state_dict(found, strict=False, assign=True)  # what is tied is not among what was found
     if shape.tied:
         model.lm_head.weight = model.embed_tokens.weight
-    return model.requires_grad_(True)
+    return _with_empty_counters(model).requires_grad_(True)
+
+
+def notice(shape: Architecture) -> str | None:
+    """Say that transformers cannot load such a model, and which settings are to blame; None if it can."""
+    if layout_for(shape).loads_elsewhere:
+        return None
+    return (
+        f"transformers and vLLM cannot load this model: no family of theirs has {', '.join(to_blame(shape))}; "
+        "it is written in ludus' own layout, which ludus loads"
+    )
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
@@ -93,29 +115,66 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _weights(model: Transformer) -> Mapping[str, Tensor]:
-    """Return the weights that are Llama's, a tied head left out."""
+    """Return the weights and lasting buffers that belong to the architecture, a tied head left out."""
     with torch.device("meta"):
-        names = dict(Transformer(model.shape).named_parameters())
-    tensors = dict(model.named_parameters())
+        names = Transformer(model.shape).state_dict().keys()
+    tensors = dict(model.state_dict(keep_vars=True))
     others = [name for name in tensors if name not in names]
     if others:
         raise CheckpointError(
-            f"the model has weights that a Llama checkpoint has no place for ({others[0]}, {len(others)} in all); "
+            f"the model has weights that a checkpoint has no place for ({others[0]}, {len(others)} in all); "
             "merge its adapter first, or save the adapter alone"
         )
-    return tensors
+    return {name: tensor for name, tensor in tensors.items() if not (model.shape.tied and name == "lm_head.weight")}
 
 
-def _read(folder: Path, wanted: Mapping[str, str], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _outward(place: Place, weights: Mapping[str, Tensor]) -> Tensor:
+    """Return what lies at a place of a file."""
+    tensor = weights[place.sources[0]].detach()
+    if len(place.sources) > 1:
+        tensor = torch.cat([weights[name].detach() for name in place.sources])
+    return tensor.T if place.transposed else tensor
+
+
+def _inward(
+    folder: Path, place: Place, tensor: Tensor, wanted: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return the weights that lie at a place, each a copy of its own; lasting buffers keep the dtype they ask for."""
+    shapes = [wanted[name].shape for name in place.sources]
+    asked = (sum(shape[0] for shape in shapes), *shapes[0][1:]) if shapes[0] else ()
+    if tensor.shape != (asked[::-1] if place.transposed else asked):
+        raise CheckpointError(
+            f"{folder} has {place.foreign} of shape {tuple(tensor.shape)}, its config.json asks for "
+            f"{asked[::-1] if place.transposed else asked}"
+        )
+    tensor = tensor.T if place.transposed else tensor
+    pieces = tensor.split([shape[0] for shape in shapes]) if len(shapes) > 1 else [tensor]
+    # Copies: on mapped memory, results would depend on where in the file a weight lies.
+    return {
+        name: piece.to(dtype if isinstance(wanted[name], nn.Parameter) else wanted[name].dtype, copy=True).contiguous()
+        for name, piece in zip(place.sources, pieces, strict=True)
+    }
+
+
+def _with_empty_counters(model: Transformer) -> Transformer:
+    """Give memory to the buffers that no file holds: they count from zero."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:
+                setattr(module, name, torch.zeros_like(buffer, device="cpu"))
+    return model
+
+
+def _read(folder: Path, places: Mapping[str, Place], layout: Layout) -> Iterator[tuple[Place, Tensor]]:
     """Yield the wanted tensors of a folder through a memory map; refuse any that would be left over."""
     for file in _files(folder):
         try:
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - a handle is no mapping
-                    if name in wanted:
-                        # A copy of its own: on mapped memory, results would depend on where in the file a weight lies.
-                        yield name, tensors.get_tensor(name).to(dtype, copy=True)
-                    elif not name.endswith("rotary_emb.inv_freq") and name != "lm_head.weight":
+                    place = places.get(name) or places.get(layout.prefix + name)
+                    if place is not None:
+                        yield place, tensors.get_tensor(name)
+                    elif not re.search(layout.ignored, name) and name != "lm_head.weight":
                         kind = "a bias" if name.endswith(".bias") else "a weight"
                         raise CheckpointError(f"{file} holds {name}, {kind} that ludus has no place for")
         except (SafetensorError, OSError) as problem:
@@ -131,17 +190,6 @@ def _files(folder: Path) -> list[Path]:
     pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))
     advice = f"{pickles[0].name} is a pickle, which ludus never opens; convert it to safetensors" if pickles else ""
     raise CheckpointError(f"{folder} has no {WEIGHTS}; {advice or 'save the model again'}")
-
-
-def _check_shapes(folder: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    for name, tensor in wanted.items():
-        if name not in found:
-            raise CheckpointError(f"{folder} lacks the weight {foreign_name(name)} that its config.json asks for")
-        if found[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{folder} has {foreign_name(name)} of shape {tuple(found[name].shape)}, "
-                f"its config.json asks for {tuple(tensor.shape)}"
-            )
 
 
 def _verify(folder: Path) -> None:

@@ -1,20 +1,18 @@
-"""Llama's `config.json` and weight names, in both directions.
+"""Llama and its relatives on disk (Mistral, Qwen 2, Qwen 3): `config.json` and weight names, in both directions.
 
-What is written is understood by transformers 4 and 5 and by vLLM: both spellings of the rotary base and of the dtype.
-What is read is refused by name unless this transformer computes exactly the same.
+Weights have the same names in all of them, which are ours under `model.`. What is written is understood by transformers
+4 and 5 and by vLLM: both spellings of the rotary settings and of the dtype. What is read is refused by name unless this
+transformer computes exactly the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ludus.base.errors import CheckpointError
-from ludus.model.settings import Architecture
-from ludus.text.tokenizer import Tokenizer
+from ludus.model.architecture import Architecture, RopeScaling
+from ludus.model.layout import SIZES, Config, Layout, Place, refuse, sizes
 
-NAME = "LlamaForCausalLM"
 REQUIRED = {
     "vocabulary": "vocab_size",
     "layers": "num_hidden_layers",
@@ -22,9 +20,27 @@ REQUIRED = {
     "heads": "num_attention_heads",
     "hidden": "intermediate_size",
 }
-# Field of a config -> the one value ludus can run; a field that is missing or null means that value too.
-ONLY = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "partial_rotary_factor": 1.0}
-UNDERSTOOD = "ludus runs plain Llama: no biases, SiLU, unscaled rotary positions, no quantisation"
+ROTARY = frozenset({"rope_theta", "rope_scaling", "kv_heads", "head_dim"})
+# Our name -> theirs, by kind; `attention_factor` is said only where it is not the kind's own.
+STRETCHING = {
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "original_context": "original_max_position_embeddings",
+        "low_frequency_factor": "low_freq_factor",
+        "high_frequency_factor": "high_freq_factor",
+    },
+    "yarn": {
+        "factor": "factor",
+        "original_context": "original_max_position_embeddings",
+        "beta_fast": "beta_fast",
+        "beta_slow": "beta_slow",
+        "attention_factor": "attention_factor",
+    },
+}
+UNDERSTOOD = "ludus runs SiLU, whole rotary heads, unquantised weights, and linear, llama3 and yarn scaling"
+ONLY: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",), "partial_rotary_factor": (1.0,)}
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def foreign_name(name: str) -> str:
@@ -32,15 +48,20 @@ def foreign_name(name: str) -> str:
     return name if name.split(".")[0] == "lm_head" else f"model.{name}"
 
 
-def config_of(
-    shape: Architecture, dtype: torch.dtype, tokenizer: Tokenizer | None, extra: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return `config.json`; what only ludus knows goes under the key `ludus`."""
-    width = str(dtype).removeprefix("torch.")
-    ids = (None, None, None) if tokenizer is None else (tokenizer.bos, tokenizer.end, tokenizer.pad)
+def places(names: Iterable[str]) -> list[Place]:
+    """Give each weight its own place."""
+    return [Place(foreign_name(name), (name,)) for name in names]
+
+
+def _written(shape: Architecture) -> dict[str, Any]:
+    rotary: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.rope_theta}
+    if shape.rope_scaling is not None:
+        rotary = {
+            "rope_type": shape.rope_scaling.kind,
+            "rope_theta": shape.rope_theta,
+            **_stretching(shape.rope_scaling),
+        }
     return {
-        "architectures": [NAME],
-        "model_type": "llama",
         "vocab_size": shape.vocabulary,
         "hidden_size": shape.width,
         "intermediate_size": shape.hidden,
@@ -52,60 +73,151 @@ def config_of(
         "max_position_embeddings": shape.context,
         "rms_norm_eps": shape.norm_epsilon,
         "rope_theta": shape.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
-        "attention_bias": False,
-        "mlp_bias": False,
+        "rope_parameters": rotary,
+        **({"rope_scaling": rotary} if shape.rope_scaling is not None else {}),
         "attention_dropout": 0.0,
         "tie_word_embeddings": shape.tied,
-        "use_cache": True,
-        "bos_token_id": ids[0],
-        "eos_token_id": ids[1],
-        "pad_token_id": ids[2],
-        "torch_dtype": width,
-        "dtype": width,
-        "ludus": {"dropout": shape.dropout, **({"facts": dict(extra)} if extra else {})},
     }
 
 
-def architecture_of(config: Any, folder: Path) -> Architecture:
-    """Read an architecture out of a `config.json`.
+def _stretching(scaling: RopeScaling) -> dict[str, float]:
+    said = {theirs: getattr(scaling, ours) for ours, theirs in STRETCHING[scaling.kind].items()}
+    return {name: value for name, value in said.items() if value is not None}
 
-    Raises:
-        CheckpointError: it is no Llama, lacks a size, or asks for something ludus does not compute.
-    """
-    if not isinstance(config, Mapping):
-        raise CheckpointError(f"{folder / 'config.json'} is no model's config: it is a {type(config).__name__}")
-    name = (config.get("architectures") or [config.get("model_type", "nothing it names")])[0]
-    if name not in (NAME, "llama"):
-        raise CheckpointError(f"{folder} holds {name}; ludus reads {NAME} only")
-    _refuse(config, folder)
-    missing = [foreign for foreign in REQUIRED.values() if not isinstance(config.get(foreign), int)]
-    if missing:
-        raise CheckpointError(f"{folder / 'config.json'} does not say its {', '.join(missing)}")
-    sizes = {ours: config[foreign] for ours, foreign in REQUIRED.items()}
+
+def _read(config: Config, folder: Path, **switches: Any) -> Architecture:
+    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    refuse({**config, **rotary}, folder, ONLY, UNDERSTOOD)
+    found = sizes(config, folder, REQUIRED)
     return Architecture(
-        **sizes,
-        kv_heads=config.get("num_key_value_heads") or sizes["heads"],
-        head_dim=config.get("head_dim") or sizes["width"] // sizes["heads"],
+        **found,
+        kv_heads=config.get("num_key_value_heads") or found["heads"],
+        head_dim=config.get("head_dim") or found["width"] // found["heads"],
         context=config.get("max_position_embeddings", 2048),
-        rope_theta=float(_rotary(config).get("rope_theta") or config.get("rope_theta") or 10_000.0),
+        rope_theta=float(rotary.get("rope_theta") or config.get("rope_theta") or 10_000.0),
+        rope_scaling=_scaling(rotary, config, folder),
         norm_epsilon=config.get("rms_norm_eps", 1e-6),
         tied=bool(config.get("tie_word_embeddings", False)),
-        dropout=(config.get("ludus") or {}).get("dropout", 0.0),
+        **switches,
     )
 
 
-def _refuse(config: Mapping[str, Any], folder: Path) -> None:
-    kind = _rotary(config).get("rope_type") or _rotary(config).get("type") or "default"
-    asked = {"rope_scaling": kind} if kind != "default" else {}
-    asked |= {key: value for key, value in {**config, **_rotary(config)}.items() if value != ONLY.get(key, value)}
-    if config.get("quantization_config"):
-        asked["quantization_config"] = config["quantization_config"].get("quant_method", "some")
-    wrong = [f"{key}={value}" for key, value in asked.items() if value is not None]
-    if wrong:
-        raise CheckpointError(f"{folder} asks for {', '.join(wrong)}; {UNDERSTOOD}")
+def _scaling(rotary: Mapping[str, Any], config: Config, folder: Path) -> RopeScaling | None:
+    kind = rotary.get("rope_type") or rotary.get("type") or "default"
+    if kind == "default":
+        return None
+    bad = [name for name in ("mscale", "mscale_all_dim") if rotary.get(name)]
+    bad += ["truncate=False"] if rotary.get("truncate") is False else []
+    if kind not in STRETCHING or bad:
+        raise CheckpointError(f"{folder} asks for rope_scaling={kind}{', '.join(['', *bad])}; {UNDERSTOOD}")
+    said = {ours: rotary[theirs] for ours, theirs in STRETCHING[kind].items() if rotary.get(theirs) is not None}
+    if "factor" not in said:
+        raise CheckpointError(f"{folder / 'config.json'} asks for rope_scaling={kind} and does not say its factor")
+    if "original_context" in STRETCHING[kind]:
+        said.setdefault("original_context", config.get("max_position_embeddings", 2048))
+    return RopeScaling(kind=kind, **said)  # type: ignore[arg-type]
 
 
-def _rotary(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the rotary settings in the new spelling or the old one."""
-    return config.get("rope_parameters") or config.get("rope_scaling") or {}
+def _temperature(shape: Architecture) -> list[str]:
+    scaling = shape.rope_scaling
+    tempered = scaling is not None and scaling.kind != "yarn" and scaling.attention_factor is not None
+    return ["rope_scaling.attention_factor"] if tempered else []
+
+
+def _llama(shape: Architecture) -> dict[str, Any]:
+    return _written(shape) | {"attention_bias": shape.attention_bias, "mlp_bias": shape.mlp_bias}
+
+
+def _read_llama(config: Config, folder: Path) -> Architecture:
+    bias = bool(config.get("attention_bias"))
+    return _read(config, folder, attention_bias=bias, output_bias=bias, mlp_bias=bool(config.get("mlp_bias")))
+
+
+def _even_bias(shape: Architecture) -> list[str]:
+    uneven = shape.attention_bias != shape.output_bias
+    return _temperature(shape) + ([f"output_bias={shape.output_bias}"] if uneven else [])
+
+
+def _mistral(shape: Architecture) -> dict[str, Any]:
+    return _written(shape) | {"sliding_window": shape.window(0)}
+
+
+def _read_mistral(config: Config, folder: Path) -> Architecture:
+    window = config.get("sliding_window")
+    return _read(config, folder, windows=(window,) * config.get("num_hidden_layers", 0) if window else ())
+
+
+def _one_window(shape: Architecture) -> list[str]:
+    return _temperature(shape) + ([f"windows={shape.windows}"] if len(set(shape.windows)) > 1 else [])
+
+
+def _qwen(shape: Architecture) -> dict[str, Any]:
+    width = max((window or 0 for window in shape.windows), default=0)
+    kinds = [SLIDING if shape.window(layer) else FULL for layer in range(shape.layers)]
+    sliding = {"use_sliding_window": bool(width), "sliding_window": width or None, "layer_types": kinds}
+    return _written(shape) | sliding | {"max_window_layers": kinds.count(FULL)}
+
+
+def _qwen_windows(config: Config, folder: Path) -> tuple[int | None, ...]:
+    window, layers = config.get("sliding_window"), config.get("num_hidden_layers", 0)
+    if not config.get("use_sliding_window") or not window:
+        return ()
+    first = config.get("max_window_layers", layers)
+    kinds = config.get("layer_types") or [SLIDING if layer >= first else FULL for layer in range(layers)]
+    if strange := sorted(set(kinds) - {FULL, SLIDING}):
+        raise CheckpointError(f"{folder} asks for layer_types={strange[0]}; ludus runs {FULL} and {SLIDING}")
+    return tuple(window if kind == SLIDING else None for kind in kinds)
+
+
+def _windows_of_one_size(shape: Architecture) -> list[str]:
+    several = len({window for window in shape.windows if window}) > 1
+    return _temperature(shape) + ([f"windows={shape.windows}"] if several else [])
+
+
+def _qwen2_misfits(shape: Architecture) -> list[str]:
+    uneven = shape.heads * shape.head_dim != shape.width
+    return _windows_of_one_size(shape) + ([f"head_dim={shape.head_dim}"] if uneven else [])
+
+
+def _qwen3(shape: Architecture) -> dict[str, Any]:
+    return _qwen(shape) | {"attention_bias": shape.attention_bias}
+
+
+def _read_qwen3(config: Config, folder: Path) -> Architecture:
+    bias, windows = bool(config.get("attention_bias")), _qwen_windows(config, folder)
+    return _read(config, folder, attention_bias=bias, output_bias=bias, windows=windows, qk_norm="rms")
+
+
+LLAMA = Layout(
+    "LlamaForCausalLM",
+    "llama",
+    SIZES | ROTARY | {"attention_bias", "output_bias", "mlp_bias"},
+    {},
+    _llama,
+    _read_llama,
+    places,
+    _even_bias,
+)
+MISTRAL = Layout(
+    "MistralForCausalLM", "mistral", SIZES | ROTARY | {"windows"}, {}, _mistral, _read_mistral, places, _one_window
+)
+QWEN2 = Layout(
+    "Qwen2ForCausalLM",
+    "qwen2",
+    SIZES | ROTARY | {"windows"},
+    {"attention_bias": True},
+    _qwen,
+    lambda config, folder: _read(config, folder, attention_bias=True, windows=_qwen_windows(config, folder)),
+    places,
+    _qwen2_misfits,
+)
+QWEN3 = Layout(
+    "Qwen3ForCausalLM",
+    "qwen3",
+    SIZES | ROTARY | {"windows", "attention_bias", "output_bias"},
+    {"qk_norm": "rms"},
+    _qwen3,
+    _read_qwen3,
+    places,
+    lambda shape: _windows_of_one_size(shape) + _even_bias(shape),
+)
