@@ -15,7 +15,7 @@ from ludus.base.errors import DataError
 from ludus.base.files import write_json
 from ludus.corpus.clean import clean
 from ludus.corpus.dedup import families, fingerprint, leaders
-from ludus.corpus.document import Document
+from ludus.corpus.document import Document, Reading
 from ludus.corpus.settings import CorpusSettings
 from ludus.corpus.shards import read, write
 from ludus.corpus.sources import documents
@@ -42,11 +42,11 @@ def build(settings: CorpusSettings, folder: str | Path, seed: int) -> dict[str, 
     In the report, read = kept + the sum over `dropped`, in documents and in characters; what cleaning removes within
     documents stands under `cleaned` there, with 0 documents.
     """
-    account, skipped = _Account(), Counter[str]()
-    found = track(documents(settings, skipped), "reading documents", unit="document")
+    account, reading = _Account(), Reading()
+    found = track(documents(settings, reading), "reading documents", unit="document")
     kept = list(_without_copies(_cleaned(found, settings.minimum_characters, account), account))
     groups = None
-    if settings.near_duplicates:
+    if settings.near_duplicates is not False:
         kept = _without_near_copies(kept, account)
     else:
         groups = families([document.text for document in kept])
@@ -59,7 +59,7 @@ def build(settings: CorpusSettings, folder: str | Path, seed: int) -> dict[str, 
         "read": dict(account.read),
         "kept": {"documents": len(kept), "characters": sum(len(document.text) for document in kept)},
         "dropped": {reason: dict(count) for reason, count in account.dropped.items()},
-        "skipped_files": dict(skipped),
+        "skipped_files": dict(reading.skipped),
         "split": sides.method,
         "train": write(sides.train, Path(folder), "train"),
         "validation": write(sides.validation, Path(folder), "validation"),

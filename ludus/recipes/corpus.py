@@ -5,6 +5,7 @@ from pathlib import Path
 from ludus.base.console import say
 from ludus.base.files import folder_in_progress, write_json
 from ludus.corpus.build import build
+from ludus.corpus.sources import paths_of
 from ludus.recipes.place import Made, Place, Stage
 from ludus.runs.manifest import Manifest
 
@@ -29,8 +30,8 @@ def make(place: Place, manifest: Manifest) -> Made:
 
 def inputs(place: Place) -> dict[str, Path]:
     """Return the files the corpus is read from, so that a change of theirs is noticed."""
-    path = place.recipe.corpus.path
-    return {"source": Path(path).expanduser()} if path else {}
+    paths = paths_of(place.recipe.corpus)
+    return {"source" if len(paths) == 1 else f"source {path}": path for path in paths}
 
 
 STAGE = Stage(

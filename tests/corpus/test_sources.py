@@ -1,6 +1,5 @@
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pyarrow
@@ -8,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from ludus.base.errors import ConfigError, DataError
-from ludus.corpus.document import Document
+from ludus.corpus.document import Document, Reading
 from ludus.corpus.settings import CorpusSettings
 from ludus.corpus.sources import documents
 
@@ -59,10 +58,10 @@ def test_a_folder_is_read_in_order_and_what_is_passed_over_is_counted(tmp_path: 
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
-    skipped = Counter[str]()
-    texts = [d.text for d in documents(CorpusSettings(path=str(tmp_path)), skipped)]
+    reading = Reading()
+    texts = [d.text for d in documents(CorpusSettings(path=str(tmp_path)), reading)]
     assert texts == ["one", "two"]
-    assert skipped == {".png": 2, "empty file": 1, "hidden file": 1}
+    assert reading.skipped == {".png": 2, "empty file": 1, "hidden file": 1}
 
 
 @pytest.mark.parametrize(

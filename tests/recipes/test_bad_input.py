@@ -61,13 +61,13 @@ TEXTS = {
     "a picture": (
         NOISE,
         "corpus.path=x.png",
-        r"x\.png is not of a supported kind \(\.txt, \.md, \.jsonl, \.parquet\)$",
+        r"x\.png is not of a supported kind \(\.txt, \.md, \.jsonl, \.json, \.parquet, \.zip\)$",
     ),
     "no JSON": (b'{"text": "a b c d e f g"}\nnot', "corpus.path=x.jsonl", r"x\.jsonl:2 is not JSON; each line must be"),
     "no text": (
         b'{"words": "a b c"}\n',
         "corpus.path=x.jsonl",
-        r"x\.jsonl:1 has no field `text` .* \(it has: words\)$",
+        r"x\.jsonl:1 has no field `text` .* \(it has: words; set corpus\.text_column=words for another\)$",
     ),
     "no Parquet": (NOISE, "corpus.path=x.parquet", r"x\.parquet is not a Parquet file that can be read: "),
     "no tokenizer": (b"{}", "tokenizer.path=x.json", r"x\.json is not a tokenizer\.json that can be read: "),
