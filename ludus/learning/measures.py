@@ -5,12 +5,17 @@ They add to the metrics; writing those down is another hook's business. Each cos
 
 import resource
 import sys
-import time
 
 import torch
 
 from ludus.learning.loop import Hook, Metrics, Run
 
+STEP = ("data", "gradient", "update")  # the laps of the loop that are the step itself
+# Metrics that tell of the machine and not of the run: those of a resumed run are others.
+OF_THE_MACHINE = frozenset(
+    [*(f"{name}_seconds" for name in (*STEP, "hooks")), "seconds", "waited_seconds", "waiting"]
+    + ["tokens_per_second", "flops_utilisation", "memory_bytes"]
+)
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of what the kernel reports
 
 
@@ -32,40 +37,44 @@ def peak_memory(device: torch.device) -> int:
 
 
 def speed(*, flops_per_token: float, peak_flops: float | None) -> Hook:
-    """Add `step_seconds`, `tokens_per_second`, `waiting` and `flops_utilisation`.
+    """Add where the step's time went (`data_seconds`, `gradient_seconds`, `update_seconds`; `hooks_seconds` of the step
+    before), `tokens_per_second`, `waiting` and `flops_utilisation`.
 
     `waiting` is the share of the step spent waiting for data. Utilisation is that of the model's own operations
     (PaLM, arXiv 2204.02311 appendix B) against `peak_flops` a second, what this machine multiplies at best; recomputed
     operations do not count, and nothing is said where no peak is known.
     """
-    last = time.perf_counter()
-    before: int | None = None
+    before = -1
 
     def hook(run: Run, metrics: Metrics) -> None:
-        nonlocal last, before
-        now, tokens = time.perf_counter(), run.source.tokens
-        seconds = max(now - last, 1e-9)
-        metrics["step_seconds"] = seconds
-        metrics["waiting"] = min(1.0, metrics.get("data_seconds", 0.0) / seconds)
-        if before is not None:
+        nonlocal before
+        laps, tokens = run.clock.take(), run.source.tokens
+        seconds = max(sum(laps.get(f"{name}_seconds", 0.0) for name in STEP), 1e-9)
+        metrics |= laps | {"waiting": laps.get("data_seconds", 0.0) / seconds}
+        if before >= 0:
             metrics["tokens_per_second"] = (tokens - before) / seconds
             if peak_flops:
                 metrics["flops_utilisation"] = metrics["tokens_per_second"] * flops_per_token / peak_flops
-        last, before = now, tokens
+        before = tokens
 
     return hook
 
 
-def update_ratio(every: int) -> Hook:
-    """Add `update_ratio_ROLE` at each `every`-th step: the length of the last update over that of the weights.
+def update_ratio(run: Run, every: int) -> Hook:
+    """Add `update_ratio_ROLE` at each `every`-th step: the length of the update over that of the weights before it.
 
-    About 1e-3 is usual for AdamW at its peak; far more is a rate too high, far less one too low.
+    About 1e-3 is usual for AdamW at its peak; far more is a rate too high, far less one too low. `run` stands where
+    training begins or goes on.
     """
+
+    def ask(step: int) -> None:
+        if (step + 1) % every == 0:
+            run.optimizer.measure()
 
     def hook(run: Run, metrics: Metrics) -> None:
         if run.step % every == 0:
-            metrics |= {f"update_ratio_{role}": ratio for role, ratio in run.optimizer.update_ratios().items()}
-        if (run.step + 1) % every == 0:
-            run.optimizer.remember()
+            metrics |= {f"update_ratio_{role}": ratio for role, ratio in run.optimizer.update_ratio().items()}
+        ask(run.step)
 
+    ask(run.step)
     return hook

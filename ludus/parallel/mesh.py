@@ -22,6 +22,10 @@ class Mesh:
         """Return the sum of a number over all ranks."""
         return float(value)
 
+    def total(self, value: Tensor) -> Tensor:
+        """Return the sum of a number over all ranks, on its device, which is not waited for."""
+        return value
+
     def sum_all(self, values: Mapping[str, float | Tensor]) -> dict[str, float]:
         """Return the sums of several numbers over all ranks: one message, and one wait for an accelerator."""
         return dict(zip(values, _table(values).tolist(), strict=True))
@@ -64,6 +68,13 @@ class Replicas(Mesh):
     def sum(self, value: float | Tensor) -> float:
         """Return the sum of a number over all ranks, added in float64."""
         return self.sum_all({"value": value})["value"]
+
+    def total(self, value: Tensor) -> Tensor:
+        """Return the sum of a number over all ranks, on its device."""
+        total = value.detach().to(self.device, torch.float64 if self.device.type == "cpu" else torch.float32)
+        total = total.clone()
+        distributed.all_reduce(total)
+        return total.to(value.device, value.dtype)
 
     def sum_all(self, values: Mapping[str, float | Tensor]) -> dict[str, float]:
         """Return the sums of several numbers over all ranks, added in float64 in one message."""

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from ludus.base.files import sha256_file
+from ludus.learning.measures import OF_THE_MACHINE
 from ludus.recipes import chain
 
 RUN = Path("runs/tiny")
 
 
 def stream(stage: Path) -> tuple[list[dict[str, Any]], str]:
-    """Return what a stage has logged: its metrics but for the time they took, and its samples."""
+    """Return what a stage has logged: its metrics but for those that tell of the machine, and its samples."""
     records = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
-    timeless = [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+    timeless = [{name: value for name, value in record.items() if name not in OF_THE_MACHINE} for record in records]
     return timeless, (stage / "samples.jsonl").read_text()
 
 

@@ -142,7 +142,8 @@ class Capture:
     def set_rate(self, factor: float) -> None:
         pass
 
-    def step(self) -> None:
+    def step(self, skip: Tensor | None = None) -> None:
+        assert not skip
         named = self.model.named_parameters()
         self.gradients = {name: value.grad.clone() for name, value in named if value.grad is not None}
 
