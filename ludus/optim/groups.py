@@ -14,6 +14,7 @@ from ludus.optim.muon import Muon, Recipe
 from ludus.optim.settings import ROLES, AdamWSettings, MuonSettings, role_decays, role_rates
 
 FUSED = {"cpu", "cuda", "mps", "xpu"}  # devices with a kernel that does all of AdamW at once
+READ_AT_ONCE = ("cpu",)  # devices whose tensors the host reads without waiting
 EMBEDDINGS = ("embed_tokens", "embed_positions")
 
 
@@ -61,7 +62,7 @@ class Optimizer:
         Skipped, weights, moments and counts keep every bit, even if the gradients are not finite. On an accelerator
         the host does not wait to know.
         """
-        if skip is not None and skip.device.type == "cpu":
+        if skip is not None and skip.device.type in READ_AT_ONCE:
             if skip:  # the host knows already
                 return
             skip = None

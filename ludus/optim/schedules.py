@@ -60,14 +60,12 @@ def build(settings: ScheduleSettings, steps: int) -> Schedule:
     share = settings.derive(None)["cooldown"][0] if settings.cooldown is None else settings.cooldown
     length = settings.cooldown_steps if settings.cooldown_steps is not None else round(steps * share)
     start = max(min(rising, steps), steps - length)
-    schedule = warmup(rising)
+    fall = {"cosine": cosine, "wsd": root}.get(settings.shape, linear)
+    falling = fall(start=start, until=steps, floor=settings.floor) if start < steps else constant()
     if settings.shape == "inverse_sqrt":
-        slow = inverse_sqrt(rising)
-        schedule *= Schedule(lambda step: max(settings.floor, slow(step)))
-    if start >= steps:
-        return schedule
-    falling = {"cosine": cosine, "wsd": root}.get(settings.shape, linear)
-    return schedule * falling(start=start, until=steps, floor=settings.floor)
+        both = falling * inverse_sqrt(rising)
+        falling = Schedule(lambda step: max(settings.floor, both(step)))
+    return warmup(rising) * falling
 
 
 def _progress(step: int, start: int, until: int) -> float:
