@@ -12,7 +12,7 @@ from ludus.model.exchange import load, notice, save
 from ludus.model.families import FOREIGN, LAYOUTS, layout_for
 
 ROW = torch.arange(40).view(2, 20)
-YARN = RopeScaling("yarn", 4.0, original_context=16, beta_fast=8.0, beta_slow=0.5)
+YARN = RopeScaling("yarn", 4.0, original_context=128, beta_fast=4.0, beta_slow=0.3)  # felt at a base of 20
 BIASES = {"attention_bias": True, "output_bias": True}
 GPT2 = {
     "norm": "layer",
@@ -29,13 +29,16 @@ FAMILIES = {
     "llama": ("LlamaForCausalLM", {}),
     "llama-linear": ("LlamaForCausalLM", {"rope_scaling": RopeScaling("linear", 4.0)}),
     "llama-llama3": ("LlamaForCausalLM", {"rope_scaling": RopeScaling("llama3", 8.0, original_context=16)}),
-    "llama-yarn": ("LlamaForCausalLM", {"rope_scaling": YARN}),
+    "llama-yarn": ("LlamaForCausalLM", {"rope_scaling": YARN, "rope_theta": 20.0}),
     "llama-biases": ("LlamaForCausalLM", {"mlp_bias": True, **BIASES}),
     "mistral": ("MistralForCausalLM", {"windows": (5, 5), "rope_theta": 500.0}),
     "qwen2": ("Qwen2ForCausalLM", {"attention_bias": True, "tied": True}),
     "qwen2-windows": ("Qwen2ForCausalLM", {"attention_bias": True, "windows": (7, None)}),
     "qwen3": ("Qwen3ForCausalLM", {"qk_norm": "rms", "head_dim": 12}),
-    "qwen3-all": ("Qwen3ForCausalLM", {"qk_norm": "rms", "windows": (None, 6), "rope_scaling": YARN, **BIASES}),
+    "qwen3-all": (
+        "Qwen3ForCausalLM",
+        {"qk_norm": "rms", "windows": (None, 6), "rope_scaling": YARN, "rope_theta": 20.0, **BIASES},
+    ),
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2-others": ("GPT2LMHeadModel", GPT2 | {"tied": False, "activation": "gelu", "dropout": 0.1}),
     "gptj": ("GPTJForCausalLM", GPTJ),
