@@ -100,7 +100,7 @@ class Recovery:
     def _tell(self, step: int, verdict: str, metrics: Metrics) -> None:
         loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
         usual_loss, usual_norm = self.guard.usual()
-        cause, setting = self._cause(verdict, loss, norm)
+        cause, advice = self._cause(verdict, loss, norm)
         self._log(
             {
                 "step": step,
@@ -109,20 +109,20 @@ class Recovery:
                 "gradient_norm": _figure(norm),
                 "usual": {"loss": _figure(usual_loss), "gradient_norm": _figure(usual_norm)},
                 "cause": cause,
-                "setting": setting,
+                "advice": advice,
             }
         )
         usual = "" if math.isnan(usual_loss) else f" (usual {usual_loss:.3g} and {usual_norm:.3g})"
-        say(f"  step {step} skipped: loss {loss:.3g}, gradient norm {norm:.3g}{usual}: {cause}; {setting}")
+        say(f"  step {step} skipped: loss {loss:.3g}, gradient norm {norm:.3g}{usual}: {cause}; {advice}")
 
     def _cause(self, verdict: str, loss: float, norm: float) -> tuple[str, str]:
         """Return the likely cause of a skip and the setting to change."""
         lower = f"set a lower {self.stage}.optimizer.learning_rate"
         row = int(self.guard.skipped_in_a_row)
         if row > 1 and verdict == "non-finite":
-            return f"the {row}th step in a row: the weights themselves have left the range of numbers", lower
+            return f"skip {row} in a row: a stretch of broken data, or weights too large for the precision", lower
         if row > 1:
-            return f"the {row}th step in a row: the model has diverged, or the data has changed its kind", lower
+            return f"skip {row} in a row: the model has diverged, or the data has changed its kind", lower
         if verdict == "spike":
             if loss > self.guard.limits()[0]:
                 return "a batch unlike those before it, or too large a step just before", f"if it recurs, {lower}"
@@ -155,7 +155,10 @@ class Recovery:
         self._tries, self._furthest = self._tries + 1, max(self._furthest, at)
         for log in self.logs:
             log.truncate(run.step + 1)
-        self._log({"step": at, "kind": "rollback", "to": run.step, "try": self._tries, "setting": advice})
+        cause = f"{self.settings.after} skips in a row; back to step {run.step}, past the data since"
+        self._log(
+            {"step": at, "kind": "rollback", "to": run.step, "try": self._tries, "cause": cause, "advice": advice}
+        )
         say(f"  {said}: back to step {run.step}, past the data since; if it recurs, {advice}")
 
     def _log(self, event: dict[str, Any]) -> None:

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from ludus.learning import checkpoints, hooks
 from ludus.learning.interruption import Asked, Interrupted
 from ludus.learning.loop import Run
 from ludus.learning.objectives.next_token import next_token
+from ludus.learning.saver import Saver
 from ludus.optim import groups
 from ludus.optim.schedules import constant
 from ludus.optim.settings import AdamWSettings
@@ -125,6 +127,50 @@ def test_a_full_disk_is_said_and_tried_again(run, tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().out == "warning: checkpoint of step 3 not saved: the disk is full: no room\n"
     hook(at(run, 3), {})
     assert capsys.readouterr().out == ""
+
+
+def test_a_step_is_saved_once_beside_the_training_with_the_log_first(run, tmp_path, monkeypatch):
+    order: list[object] = []
+    log = MetricsLog(tmp_path / "m")
+    monkeypatch.setattr(log, "sync", lambda: order.append("log"))
+    monkeypatch.setattr(checkpoints, "write", lambda folder, step, *rest, **options: order.append(step))
+    with Saver(tmp_path) as saver:
+        hook = hooks.Saving(saver, log, written=lambda tokens: order.append(f"{tokens} tokens"))
+        for step in (3, 3, 4):
+            hook(at(run, step), {})
+            run.source.tokens += 5
+    assert order == ["log", 3, "30 tokens", "log", 4, "40 tokens"]
+
+
+def test_a_full_disk_beside_the_training_is_said_and_costs_one_checkpoint(run, tmp_path, monkeypatch, capsys):
+    full, write = [True], checkpoints.write
+
+    def refuse(folder: Path, step: int, *rest: object, **options: object) -> Path:
+        if full.pop() if full else False:
+            raise DiskFull("the disk is full: no room")
+        return write(folder, step, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoints, "write", refuse)
+    hook = hooks.Saving(Saver(tmp_path / "checkpoints"), MetricsLog(tmp_path / "m"))
+    hook(at(run, 3), {})
+    hook(at(run, 4), {})
+    hook.wait()
+    assert capsys.readouterr().out == "warning: checkpoint of step 3 not saved: the disk is full: no room\n"
+    full.append(True)
+    hook(at(run, 5), {})
+    hook.wait()
+    hook(at(run, 5), {})
+    hook.wait()
+    assert capsys.readouterr().out == "warning: checkpoint of step 5 not saved: the disk is full: no room\n"
+    assert checkpoints.latest(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step-00000005"
+
+
+def test_a_stop_waits_for_what_is_written_beside_the_training(run, tmp_path):
+    asked, folder = Asked(), tmp_path / "checkpoints"
+    asked(2, None)
+    save = hooks.Saving(Saver(folder), MetricsLog(tmp_path / "m"), written=lambda tokens: time.sleep(0.05))
+    with pytest.raises(Interrupted, match=r"^stopped by SIGINT after step 5; everything is saved$"):
+        hooks.stop_when(asked, save, folder)(at(run, 5), {})
 
 
 def test_a_stop_saves_and_says_what_is_saved(run, tmp_path, monkeypatch):
