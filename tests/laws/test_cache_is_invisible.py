@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from law_switches import KINDS as SWITCHED
-from law_switches import switched
+from switches import KINDS as SWITCHED
+from switches import switched
 from torch import Tensor
 
 from ludus.generation.cache import KVCache

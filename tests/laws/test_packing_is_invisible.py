@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from law_stages import distance
-from law_switches import KINDS as SWITCHED
-from law_switches import switched
+from switches import KINDS as SWITCHED
+from switches import switched
 from torch import Tensor
 
 pytestmark = pytest.mark.law

@@ -1,4 +1,4 @@
-"""The switches of an architecture that laws are shown on: each family, and each thing that reaches beyond one token."""
+"""The switches of an architecture that tests are shown on: each family, and all that reaches beyond one token."""
 
 from collections.abc import Callable
 
