@@ -107,6 +107,7 @@ class Recipe(Settings):
     stages: list[StageName] = Field(ALL, min_length=1, description="Stages of `ludus run`, in this order.")
     seed: int = Field(0, ge=0, description="Decides everything random.")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of matrix products while training.")
+    trackers: list[Literal["tensorboard", "wandb"]] = Field([], description="Where metrics go besides metrics.jsonl.")
     threads: int | None = Field(None, ge=1, description="Processor threads; the last digits of a result depend on it.")
     corpus: CorpusSettings = CorpusSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()

@@ -1,8 +1,6 @@
-"""What every training stage shares: the model at its precision, the hooks, the resumption and the folder it leaves."""
+"""What every training stage shares: the model at its precision, the run, and the folder it leaves."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +10,24 @@ from ludus.adapters import files as adapter_files
 from ludus.adapters.apply import apply
 from ludus.adapters.surgery import adapters, merge
 from ludus.base.console import Meter, say
-from ludus.base.errors import DiskFull, TokenizerMismatch
+from ludus.base.errors import TokenizerMismatch
 from ludus.base.seeds import derive_seed
 from ludus.corpus.exercises.build import read
-from ludus.generation.engine import Sampling, generate
-from ludus.learning import hooks
+from ludus.learning.guard import Guard
 from ludus.learning.interruption import listening
-from ludus.learning.loop import Metrics, Objective, Run, Source, train
+from ludus.learning.loop import Run, train
 from ludus.learning.precision import choose
-from ludus.learning.settings import TrainingSettings
+from ludus.learning.saver import Saver
 from ludus.model import exchange
 from ludus.model.transformer import Transformer
 from ludus.optim import groups, schedules
 from ludus.parallel import mesh
+from ludus.recipes.company import Company, Fit
 from ludus.recipes.conversations import question
 from ludus.recipes.place import Made, Place
 from ludus.recipes.schema import Recipe
 from ludus.runs.manifest import Manifest
-from ludus.runs.metrics import MetricsLog
 from ludus.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Fit:
-    """One training stage, ready to run: what is particular to it. `prompts` are continued at each sample."""
-
-    name: str
-    settings: TrainingSettings
-    model: Transformer
-    tokenizer: Tokenizer
-    objective: Objective
-    source: Source
-    prompts: Mapping[str, list[int]]
-    sampling: Sampling
-    validation: hooks.Hook | None = None
-    show: tuple[str, ...] = ("loss",)
 
 
 def prepare(place: Place, model: Transformer, settings: Any, *, dropout: bool = True) -> Transformer:
@@ -75,27 +56,15 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
     torch.manual_seed(derive_seed(place.recipe.seed, work.name, "torch"))
     optimizer = groups.build(work.model.named_parameters(), settings.optimizer, precision=work.model.precision)
     schedule = schedules.build(settings.schedule, settings.steps)
-    run = Run(folder, work.model, optimizer, schedule, work.source)
-    metrics = MetricsLog(folder / "metrics.jsonl")
-    samples = MetricsLog(folder / "samples.jsonl")
-    if hooks.resume(run, folder / "checkpoints", metrics):
-        samples.truncate(run.step + 1)
-        say(f"  resuming after step {run.step} of {settings.steps}")
-    else:
-        samples.truncate(0)
-    with listening() as asked, Meter(f"  {work.name}", settings.steps, start=run.step) as meter:
-        save = _with_cost(hooks.checkpoint(folder / "checkpoints", metrics, keep=settings.keep), manifest)
-        after = [
-            hooks.finite,
-            hooks.every(settings.validate_every or 1, work.validation, last=settings.steps)
-            if work.validation
-            else None,
-            hooks.log(metrics),
-            hooks.every(settings.sample_every or 1, _sample(work, samples), last=settings.steps),
-            hooks.every(settings.checkpoint_every or 1, save, last=settings.steps),
-            hooks.progress(meter, work.show),
-            hooks.stop_when(asked, save, folder / "checkpoints"),
-        ]
+    guard = Guard(device=work.model.embed_tokens.weight.device, spike=settings.spike)
+    run = Run(folder, work.model, optimizer, schedule, work.source, guard=guard)
+    metric = "validation_loss" if settings.stopping.best else None
+    saver = Saver(folder / "checkpoints", keep=settings.keep, metric=metric)
+    with listening() as asked, Meter(f"  {work.name}", settings.steps) as meter, saver:
+        company = Company(place, manifest, work, run, saver)
+        if company.resume():
+            say(f"  resuming after step {run.step} of {settings.steps}")
+            meter.start = meter.done = run.step
         train(
             run,
             work.objective,
@@ -103,20 +72,13 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
             accumulate=settings.accumulate,
             clip=settings.clip,
             mesh=mesh.current(),
-            hooks=[hook for hook in after if hook],
+            hooks=company.hooks(meter, asked),
         )
-    return _leave(place, work, run, base)
-
-
-def _with_cost(save: hooks.Hook, manifest: Manifest) -> hooks.Hook:
-    """Save, and write down what the stage has cost so far; if the disk is full, saving has said so."""
-
-    def hook(run: Run, metrics: Metrics) -> None:
-        save(run, metrics)
-        with suppress(DiskFull):
-            manifest.update(tokens=run.source.tokens)
-
-    return hook
+        company.end()
+    if run.stopped:
+        say(f"  stopped early after step {run.step}: {run.stopped}")
+    with company.final_weights():
+        return _leave(place, work, run, base)
 
 
 def _leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:
@@ -128,19 +90,8 @@ def _leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:
         merge(work.model)
     facts = {"run": place.recipe.name, "stage": work.name, "steps": run.step}
     exchange.save(work.model, outputs["model"], work.tokenizer, facts)
-    return Made(outputs, tokens=run.source.tokens, summary={"steps": run.step})
-
-
-def _sample(work: Fit, samples: MetricsLog) -> hooks.Hook:
-    """Continue the prompts, greedily or with a generator of its own, so that sampling never disturbs the training."""
-
-    def hook(run: Run, metrics: Metrics) -> None:
-        generator = torch.Generator().manual_seed(derive_seed(0, "samples"))
-        completions = generate(run.model, list(work.prompts.values()), work.sampling, generator=generator)
-        for prompt, completion in zip(work.prompts, completions, strict=True):
-            samples.append({"step": run.step, "prompt": prompt, "text": work.tokenizer.decode(completion.tokens)})
-
-    return hook
+    account = work.source.account() if hasattr(work.source, "account") else {}  # type: ignore[attr-defined]
+    return Made(outputs, tokens=run.source.tokens, summary={"steps": run.step, "account": account})
 
 
 def _millions(model: Transformer) -> str:
