@@ -10,9 +10,14 @@ _TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{4,}")
 
 
+def encodable(text: str) -> str:
+    """Return text with lone surrogates, which no file can hold, as U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
 def clean(text: str) -> str:
     """Return text in NFC with Unix line ends, no control characters, no trailing spaces, at most two blank lines."""
     text = _UNWANTED.sub("", _LINE_ENDS.sub("\n", text))
-    text = unicodedata.normalize("NFC", _SURROGATES.sub("\ufffd", text))
+    text = unicodedata.normalize("NFC", encodable(text))
     text = _BLANK_LINES.sub("\n\n\n", _TRAILING.sub("", text)).strip("\n")
     return f"{text}\n" if text.strip() else ""

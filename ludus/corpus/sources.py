@@ -51,10 +51,9 @@ def _found(settings: CorpusSettings, reading: Reading) -> Iterator[Document]:
 
 def _limited(found: Iterator[Document], settings: CorpusSettings, reading: Reading) -> Iterator[Document]:
     """Stop at the limits; the document that reaches one is the last."""
-    count = size = 0
-    for document in found:
+    size = 0
+    for count, document in enumerate(found, 1):
         yield document
-        count += 1
         if settings.limit_documents and count >= settings.limit_documents:
             reading.notes.append(f"stopped after {count:,} documents (corpus.limit_documents)")
             return
