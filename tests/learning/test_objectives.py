@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ludus.data.batch import Batch
-from ludus.learning.objectives.logps import frozen_logps, token_logps
+from ludus.learning.objectives.logps import frozen_logps, learned, token_logps
 from ludus.learning.objectives.next_token import next_token
 from ludus.learning.objectives.policy import clipped_policy
 from ludus.learning.objectives.preference import direct_preference
@@ -57,10 +58,10 @@ def asked(logps: list[list[float]], **fields) -> tuple[Fixed, Batch]:
 def test_token_logps_are_those_of_the_plain_formula_where_something_is_learned(tiny):
     model, given = tiny(), batch()
     found = token_logps(model, given, entropy=True)
-    learned = given.weights != 0
-    torch.testing.assert_close(found.logps[learned], plain_logps(model, given)[learned], rtol=1e-5, atol=1e-6)
-    assert not found.logps[~learned].any()
-    logps = model(given.tokens[:, :-1]).log_softmax(-1)[learned]
+    wanted = given.weights != 0
+    torch.testing.assert_close(found.logps[wanted], plain_logps(model, given)[wanted], rtol=1e-5, atol=1e-6)
+    assert not found.logps[~wanted].any()
+    logps = model(given.tokens[:, :-1]).log_softmax(-1)[wanted]
     torch.testing.assert_close(found.entropy, -(logps.exp() * logps).sum(), rtol=1e-5, atol=1e-5)
 
 
@@ -90,6 +91,98 @@ def test_next_token_is_the_summed_cross_entropy(tiny):
     each = F.cross_entropy(logits.flatten(0, 1), given.tokens[:, 1:].flatten(), reduction="none")
     expected = (each * given.weights.flatten()).sum()
     torch.testing.assert_close(next_token(model, given)["loss"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"logit_softcap": 2.0}, {"head_bias": True, "logit_softcap": 3.0}])
+@pytest.mark.parametrize("entries", [None, 0, 61 * 3])
+@pytest.mark.parametrize(
+    "terms", [{}, {"z_loss": 0.1}, {"label_smoothing": 0.2}, {"z_loss": 0.1, "label_smoothing": 0.2}]
+)
+def test_z_loss_and_label_smoothing_are_those_of_the_plain_formula(tiny, monkeypatch, changes, entries, terms):
+    monkeypatch.setattr("ludus.model.head.WHOLE_ENTRIES", 61 * 20 if entries is None else 0)
+    model, given = tiny(**changes), batch(weights=batch().weights * torch.tensor([[1.0], [0.5], [2.0], [1.0]]))
+    model.head_chunk_entries = entries
+    sums = next_token(model, given, **terms)
+    sums["loss"].backward()
+    found = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    logits, targets, weights = model(given.tokens[:, :-1]).flatten(0, 1), given.tokens[:, 1:].flatten(), given.weights
+    smoothing, z_loss = terms.get("label_smoothing", 0.0), terms.get("z_loss", 0.0)
+    each = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    extra = z_loss * (weights.flatten() * logits.logsumexp(-1) ** 2).sum()
+    expected = (each * weights.flatten()).sum() + extra
+    torch.testing.assert_close(sums["loss"], expected, rtol=1e-5, atol=1e-5)
+    expected.backward()
+    for ours, theirs in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs.grad, rtol=1e-4, atol=1e-4)
+    assert sums.keys() == {"loss"} | ({"nll"} if terms else set()) | ({"z_loss"} if z_loss else set())
+    if terms:
+        torch.testing.assert_close(sums["nll"], next_token(model, given)["loss"].detach(), rtol=1e-5, atol=1e-5)
+    if z_loss:
+        torch.testing.assert_close(sums["z_loss"], extra.detach(), rtol=1e-5, atol=1e-5)
+    logps = token_logps(model, given).logps
+    wanted = given.weights != 0
+    torch.testing.assert_close(logps[wanted], plain_logps(model, given)[wanted], rtol=1e-4, atol=1e-5)
+
+
+class Wrapped(torch.nn.Module):
+    """A head under surgery: it computes what the plain one does, and is none."""
+
+    def __init__(self, head: torch.nn.Linear) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("terms", [{}, {"z_loss": 0.1, "label_smoothing": 0.2}])
+def test_a_head_under_surgery_learns_the_same(tiny, terms):
+    plain, wrapped, given = tiny(logit_softcap=4.0), tiny(logit_softcap=4.0), batch()
+    wrapped.lm_head = Wrapped(wrapped.lm_head)
+    expected, found = next_token(plain, given, **terms), next_token(wrapped, given, **terms)
+    assert found.keys() == expected.keys()
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+    found["loss"].backward()
+    expected["loss"].backward()
+    for ours, theirs in zip(wrapped.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_gathered_where_every_position_is_learned(tiny):
+    model, given = tiny(), batch()
+    assert learned(model, given).places.tolist() == given.weights.flatten().nonzero()[:, 0].tolist()
+    whole = batch(weights=torch.ones(ROWS, TIME - 1), weight=32.0)
+    assert learned(model, whole).places is None
+    torch.testing.assert_close(token_logps(model, whole).logps, plain_logps(model, whole), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("entries", [None, 61 * 3])
+def test_every_tensor_is_made_where_the_model_is(tiny, monkeypatch, entries):
+    """Meta tensors stand for an accelerator's: they mix with no others, and have no values to look at."""
+    monkeypatch.setattr("ludus.model.head.WHOLE_ENTRIES", 0 if entries else 1 << 20)
+    model = tiny().to("meta")
+    model.head_chunk_entries = entries
+    ones = torch.ones(ROWS, TIME - 1, device="meta")
+    pairs = torch.ones(ROWS, device="meta")
+    given = batch(
+        tokens=torch.zeros(ROWS, TIME, dtype=torch.long, device="meta"),
+        weights=ones,
+        weight=30.0,
+        old_logps=ones,
+        advantages=ones,
+    )
+    objectives = {
+        next_token: given,
+        partial(next_token, z_loss=0.1, label_smoothing=0.1): given,
+        clipped_policy(low=0.2, high=0.2, kl=0.1): dataclasses.replace(given, reference_logps=ones),
+        direct_preference(0.1, likelihood=1.0): dataclasses.replace(given, reference_logps=pairs),
+    }
+    for objective, data in objectives.items():
+        sums = objective(model, data)
+        assert {value.device.type for value in sums.values()} == {"meta"}
+        sums["loss"].backward()
 
 
 def test_nothing_to_learn_is_a_loss_of_zero_with_a_gradient_of_zero(tiny):

@@ -78,6 +78,16 @@ def test_a_copy_stands_alone(tiny):
         assert not torch.equal(other(ROW), model(ROW))
 
 
+def test_the_product_of_the_device_is_the_emulated_one(tiny):
+    model, emulated = tiny(**WIDE), tiny(**WIDE)
+    model.precision = emulated.precision = torch.bfloat16
+    float8(model)
+    float8(emulated, emulate=True)
+    torch.testing.assert_close(model(ROW), emulated(ROW), rtol=0.02, atol=0.02)
+    for ours, theirs in zip(gradients(model), gradients(emulated), strict=True):
+        assert (ours - theirs).norm() / theirs.norm() < 0.02
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not capable(), reason="no GPU that multiplies float8")
 def test_a_gpu_multiplies_what_the_emulation_does(tiny):

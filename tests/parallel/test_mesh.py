@@ -53,6 +53,10 @@ def test_an_unusable_gradient_has_an_unusable_norm(tiny, value: float):
     assert not Mesh().clip_(model, 1.0).isfinite()
 
 
+def test_clipping_makes_its_tensors_where_the_gradients_are(tiny):
+    assert Mesh().clip_(filled(tiny().to("meta"), 1.0), 1.0).device.type == "meta"
+
+
 def test_a_frozen_model_has_no_norm(tiny):
     assert Mesh().clip_(tiny(), 1.0) == 0
 
