@@ -6,7 +6,7 @@ read it, the log before the checkpoint that acknowledges its lines.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -133,10 +133,18 @@ class Company:
         """Continue the prompts, greedily or with a generator of its own, so that sampling never disturbs training."""
         work, generator = self.work, torch.Generator(self.run.device).manual_seed(derive_seed(0, "samples"))
         with self.final_weights():
-            completions = generate(run.model, list(work.prompts.values()), work.sampling, generator=generator)
+            completions = generate(run.model, list(work.prompts.values()), self._sampling(), generator=generator)
         for prompt, completion in zip(work.prompts, completions, strict=True):
             text = work.tokenizer.decode(completion.tokens)
             self.samples.append({"step": run.step, "prompt": prompt, "text": text})
+
+    def _sampling(self) -> Sampling:
+        """Return how to sample; a model that has learned positions has no more of them than its context."""
+        shape, wanted = self.work.model.shape, self.work.sampling
+        if shape.position != "learned" or not self.work.prompts:
+            return wanted
+        room = shape.context - max(map(len, self.work.prompts.values()))
+        return replace(wanted, max_new_tokens=max(1, min(wanted.max_new_tokens, room)))
 
     def _flops(self) -> float:
         return float(flops_per_token(self.work.model.shape, self.place.recipe.data.context))

@@ -1,8 +1,13 @@
 """Pretraining: next-token prediction over packed documents, from fresh weights."""
 
+from functools import partial
+
 from ludus.base.console import say
 from ludus.base.seeds import derive_seed
 from ludus.data import shards, sources
+from ludus.data.prefetch import Prefetch
+from ludus.data.ramps import context_ramp, rows_ramp
+from ludus.data.shards import TokenShards
 from ludus.generation.engine import Sampling
 from ludus.learning import hooks
 from ludus.learning.objectives.next_token import next_token
@@ -22,9 +27,11 @@ def make(place: Place, manifest: Manifest) -> Made:
     train = shards.read(place.tokens / "train", tokenizer_hash=tokenizer.hash)
     validation = shards.read(place.tokens / "validation", tokenizer_hash=tokenizer.hash)
     shape = architecture(recipe.model, vocabulary=tokenizer.vocabulary_size, context=recipe.data.context)
-    model = prepare(place, build(shape, seed=derive_seed(recipe.seed, "weights")), settings)
+    model = prepare(
+        place, build(shape, seed=derive_seed(recipe.seed, "weights"), initial=recipe.model.initial or "zero"), settings
+    )
     rows = {"context": recipe.data.context, "rows": settings.rows, "pad_token": tokenizer.pad}
-    source = sources.pretraining(train, seed=derive_seed(recipe.seed, "pretrain"), **rows)
+    source = text(recipe, train, tokenizer)
     account(source, settings.rows * settings.accumulate * settings.steps)
 
     def held_out():
@@ -35,13 +42,28 @@ def make(place: Place, manifest: Manifest) -> Made:
         settings=settings,
         model=model,
         tokenizer=tokenizer,
-        objective=next_token,
-        source=source,
+        objective=partial(next_token, z_loss=settings.z_loss, label_smoothing=settings.label_smoothing),
+        source=Prefetch(source, ahead=recipe.data.prefetch) if recipe.data.prefetch else source,
         prompts={prompt: [tokenizer.bos, *tokenizer.encode(prompt)] for prompt in settings.prompts},
         sampling=Sampling(settings.sample_tokens, frozenset([tokenizer.end]), temperature=0.8, top_k=50),
         validation=hooks.validate(next_token, held_out, bytes_per_unit=validation.num_bytes / validation.predictions),
     )
     return fit(place, manifest, work)
+
+
+def text(recipe: Recipe, shards: TokenShards, tokenizer: Tokenizer) -> sources.Rows:
+    """Return the stream of rows, with the ramps that the recipe asks for."""
+    data, settings = recipe.data, recipe.pretrain
+    batches = settings.steps * settings.accumulate
+    longer = [(stage.start, stage.context) for stage in data.context_ramp]
+    return sources.pretraining(
+        shards,
+        context=data.context,
+        rows=rows_ramp(settings.rows, [(stage.start, stage.rows) for stage in data.rows_ramp], batches),
+        pad_token=tokenizer.pad,
+        seed=derive_seed(recipe.seed, "pretrain"),
+        shortened=context_ramp(data.context, longer, batches) if longer else None,
+    )
 
 
 def account(source: sources.Rows, wanted: int) -> None:

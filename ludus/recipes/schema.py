@@ -10,6 +10,7 @@ from ludus.adapters.settings import AdapterSettings, NoAdapter
 from ludus.base.config import Field, Settings
 from ludus.corpus.exercises.settings import ExerciseSettings
 from ludus.corpus.settings import CorpusSettings
+from ludus.data.settings import DataSettings
 from ludus.learning.settings import TrainingSettings
 from ludus.model.settings import ModelSettings
 from ludus.rollouts.settings import RolloutSettings
@@ -18,19 +19,18 @@ from ludus.text.settings import TokenizerSettings
 StageName = Literal["corpus", "tokenizer", "pretrain", "exercises", "sft", "dpo", "grpo", "evaluate", "report"]
 ALL: list[StageName] = ["corpus", "tokenizer", "pretrain", "exercises", "sft", "dpo", "grpo", "evaluate", "report"]
 REPLAY = 4  # rows
-CONTEXT_DOC = "Longest piece of text the model sees at once."
-
-
-class DataSettings(Settings):
-    """How token rows are cut."""
-
-    context: int = Field(128, ge=8, description=CONTEXT_DOC, json_schema_extra={"unit": "tokens"})
 
 
 class PretrainSettings(TrainingSettings):
     """Next-token prediction on the corpus, from fresh weights."""
 
     rows: int = Field(32, ge=1, description="Rows of data.context tokens in a micro-batch.")
+    z_loss: float = Field(
+        0.0, ge=0, description="Weight of the squared log-normaliser, which keeps logits from drifting; 1e-4 is usual."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each target that is spread over the vocabulary."
+    )
     validation_rows: int = Field(400, ge=1, description="At most so many rows in a validation.")
     prompts: list[str] = Field(
         ["The module", "Return the", "An example of"], description="Beginnings that every sample continues."
@@ -106,7 +106,10 @@ class Recipe(Settings):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="The run's folder is runs/NAME.")
     stages: list[StageName] = Field(ALL, min_length=1, description="Stages of `ludus run`, in this order.")
     seed: int = Field(0, ge=0, description="Decides everything random.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Of matrix products while training.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
+    precision: Literal["auto", "float32", "bfloat16", "float16", "float8"] = Field(
+        "auto", description="Of matrix products while training."
+    )
     trackers: list[Literal["tensorboard", "wandb"]] = Field([], description="Where metrics go besides metrics.jsonl.")
     threads: int | None = Field(None, ge=1, description="Processor threads; the last digits of a result depend on it.")
     corpus: CorpusSettings = CorpusSettings()

@@ -13,12 +13,13 @@ from ludus.base.console import Meter, say
 from ludus.base.errors import TokenizerMismatch
 from ludus.base.seeds import derive_seed
 from ludus.corpus.exercises.build import read
+from ludus.learning import device, precision
 from ludus.learning.guard import Guard
 from ludus.learning.interruption import listening
 from ludus.learning.loop import Run, train
-from ludus.learning.precision import choose
 from ludus.learning.saver import Saver
 from ludus.model import exchange
+from ludus.model.float8 import float8
 from ludus.model.transformer import Transformer
 from ludus.optim import groups, schedules
 from ludus.parallel import mesh
@@ -31,9 +32,15 @@ from ludus.text.tokenizer import Tokenizer
 
 
 def prepare(place: Place, model: Transformer, settings: Any, *, dropout: bool = True) -> Transformer:
-    """Set a model's precision and attach the adapter that the settings ask for; without `dropout`, turn it off."""
-    model.precision, reason = choose(place.recipe.precision)
-    say(f"  {_millions(model)} parameters, {str(model.precision).removeprefix('torch.')} matrix products ({reason})")
+    """Put a model on the device, set its precision and attach the adapter asked for; without `dropout`, turn it off."""
+    where = device.place(place.recipe.device)
+    policy = precision.policy(place.recipe.precision, where.device)
+    model = model.to(where.device)
+    model.precision = policy.dtype
+    say(f"  {_millions(model)} parameters on {where}, {policy}")
+    if policy.float8:
+        left = float8(model).left
+        say(f"  of odd sizes for float8, so in bfloat16: {', '.join(left)}" if left else "  every layer in float8")
     adapter = getattr(settings, "adapter", None)
     if adapter is not None:
         model = apply(model, adapter, seed=derive_seed(place.recipe.seed, "adapter"))
@@ -56,7 +63,9 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
     torch.manual_seed(derive_seed(place.recipe.seed, work.name, "torch"))
     optimizer = groups.build(work.model.named_parameters(), settings.optimizer, precision=work.model.precision)
     schedule = schedules.build(settings.schedule, settings.steps)
-    guard = Guard(device=work.model.embed_tokens.weight.device, spike=settings.spike)
+    where = work.model.embed_tokens.weight.device
+    scaling = precision.policy(place.recipe.precision, where).scaling
+    guard = Guard(device=where, spike=settings.spike, scaling=scaling)
     run = Run(folder, work.model, optimizer, schedule, work.source, guard=guard)
     metric = "validation_loss" if settings.stopping.best else None
     saver = Saver(folder / "checkpoints", keep=settings.keep, metric=metric)
