@@ -50,7 +50,8 @@ class CorpusSettings(Settings):
         data = getattr(root, "data", None)
         path, hub = getattr(data, "path", None), getattr(data, "hub", None)
         domains = getattr(data, "mixture", {}).values()
-        from_hub = ((self.hub or hub) and not (self.path or path)) or any(each.hub and not each.path for each in domains)
+        own = (self.hub or hub) and not (self.path or path)
+        from_hub = own or any(each.hub and not each.path for each in domains)
         drop = (
             (False, "data sets of the hub come without copies") if from_hub else (True, "text from anywhere has copies")
         )

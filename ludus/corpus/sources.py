@@ -1,7 +1,8 @@
 """Where documents come from: files, a data set of the hub, one file from the web, or this Python's documentation."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ def paths_of(settings: CorpusSettings) -> list[Path]:
     return [Path(path).expanduser() for path in named]
 
 
-def _found(settings: CorpusSettings, reading: Reading) -> Iterator[Document]:
+def _found(settings: CorpusSettings, reading: Reading) -> Generator[Document, None, None]:
     """Read where the settings say; a path given beside a recipe's hub or url stands for it, had by hand."""
     source, licence = settings.source or "", settings.licence or ""
     if settings.path:
@@ -49,8 +50,13 @@ def _found(settings: CorpusSettings, reading: Reading) -> Iterator[Document]:
         yield from _own_documentation(source, licence)
 
 
-def _limited(found: Iterator[Document], settings: CorpusSettings, reading: Reading) -> Iterator[Document]:
+def _limited(found: Generator[Document, None, None], settings: CorpusSettings, reading: Reading) -> Iterator[Document]:
     """Stop at the limits; the document that reaches one is the last."""
+    with closing(found):  # what is read from knows then how far it was read
+        yield from _until(found, settings, reading)
+
+
+def _until(found: Iterator[Document], settings: CorpusSettings, reading: Reading) -> Iterator[Document]:
     size = 0
     for count, document in enumerate(found, 1):
         yield document
