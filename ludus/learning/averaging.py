@@ -62,14 +62,18 @@ class Average:
     @torch.no_grad()
     def values(self) -> dict[str, Tensor]:
         """Return the average by parameter name, in the dtype it is kept in; {} before the first look."""
+        return {name: one.clone() for name, one in self._mean().items()}
+
+    def _mean(self) -> dict[str, Tensor]:
+        """Return the average; a single copy as it is, not to be written to."""
         if not self._kept:
             return {}
-        sums = [one.clone() for one in self._kept[0]]
+        mean = self._kept[0]
         for more in self._kept[1:]:
-            torch._foreach_add_(sums, more)  # type: ignore[attr-defined]
+            mean = torch._foreach_add(mean, more)  # type: ignore[attr-defined]
         if len(self._kept) > 1:
-            torch._foreach_div_(sums, float(len(self._kept)))  # type: ignore[attr-defined]
-        return dict(zip(self._parameters, sums, strict=True))
+            mean = torch._foreach_div(mean, float(len(self._kept)))  # type: ignore[attr-defined]
+        return dict(zip(self._parameters, mean, strict=True))
 
     @contextmanager
     def weights(self, model: nn.Module) -> Iterator[None]:
@@ -77,7 +81,7 @@ class Average:
 
         Before the first look the model keeps its own weights.
         """
-        parameters, average = _trained(model), self.values()
+        parameters, average = _trained(model), self._mean()
         mine = [parameters[name] for name in average]
         own = [one.detach().clone() for one in mine]
         try:

@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from ludus.base.config import Field, Settings, fill
+from ludus.model.architecture import Experts
+from ludus.model.transformer import Transformer
 from ludus.optim.groups import build, role
 from ludus.optim.settings import ROLES, AdamWSettings, MuonSettings, OptimizerSettings, role_decays, role_rates
 
@@ -74,6 +76,20 @@ def test_roles_follow_names_and_shapes(tiny):
     assert {name: role(name, parameter) for name, parameter in parameters().items()} == {
         name: expected for name, (_, expected) in NAMED.items()
     }
+
+
+def test_only_products_of_layers_are_matrices_in_every_kind_of_model(shape):
+    switches = [
+        {"norm": "layer", "position": "learned", "activation": "gelu", "attention_bias": True, "head_bias": True},
+        {"qk_norm": "rms", "embedding_convolution": 2, "mlp_convolution": 2, "embedding_skip": True},
+        {"attention_convolution": 2, "experts": Experts(count=4, chosen=2, shared=1, hidden=16)},
+    ]
+    for changes in switches:
+        found = {name: role(name, parameter) for name, parameter in Transformer(shape(**changes)).named_parameters()}
+        products = {name for name in found if "_proj" in name or "router" in name}
+        assert {name for name in found if found[name] == "matrix"} == {n for n in products if not n.endswith("bias")}
+        assert {name for name in found if found[name] == "embedding"} == {n for n in found if n.startswith("embed_")}
+        assert [name for name in found if found[name] == "head"] == ["lm_head.weight"]
 
 
 @pytest.mark.parametrize("settings", KINDS)
