@@ -18,7 +18,17 @@ class TokenizerSettings(Settings):
         description="size of a bpe vocabulary, special and byte tokens included; kind=character counts its own",
         json_schema_extra={"unit": "tokens"},
     )
-    path: str | None = Field(None, description="an existing tokenizer.json, or a folder with one, instead of training")
+    path: str | None = Field(
+        None,
+        description="an existing tokenizer instead of training one: tokenizer.json or a folder with one, GPT-2's rank "
+        "file (*.tiktoken), or a name on the Hugging Face hub (gpt2)",
+    )
+    sample_bytes: int = Field(
+        200_000_000,
+        ge=1,
+        description="a bpe vocabulary is trained on so much of the training text, spread evenly over it",
+        json_schema_extra={"unit": "bytes"},
+    )
     compare: list[str] = Field(
         [], description="other vocabularies to compare with: tokenizer.json files, or GPT-2's rank file (*.tiktoken)"
     )

@@ -32,6 +32,12 @@ TEMPLATE = """\
 {%- endif -%}
 """
 
+# A vocabulary such as GPT-2's has one token that both begins and ends a document; it ends a turn too.
+ENDOFTEXT = "<|endoftext|>"
+ENDOFTEXT_TEMPLATE = TEMPLATE.replace(BOS, ENDOFTEXT).replace(END, ENDOFTEXT)
+# Our templates, with the tokens that each of them needs.
+NEEDED = {TEMPLATE: SPECIALS, ENDOFTEXT_TEMPLATE: (PAD, *(f"<|{role}|>" for role in ROLES), ENDOFTEXT)}
+
 _LARGEST_CHARACTERS = 65_536
 
 

@@ -16,8 +16,9 @@ import tokenizers
 
 from ludus.base.errors import DataError
 from ludus.base.files import atomic_write, sha256_text, write_json
+from ludus.text import ranks
 from ludus.text.alphabet import token_table
-from ludus.text.template import BOS, END, PAD, SPECIALS, TEMPLATE
+from ludus.text.template import BOS, END, ENDOFTEXT, ENDOFTEXT_TEMPLATE, NEEDED, PAD, TEMPLATE
 
 _INVALID = re.compile("([\udc80-\udcff]+)")
 
@@ -39,7 +40,7 @@ class Tokenizer:
         end: str = END,
         template: str = TEMPLATE,
     ) -> None:
-        wanted = [*(SPECIALS if template == TEMPLATE else ()), bos, pad, end]
+        wanted = [*NEEDED.get(template, ()), bos, pad, end]
         self.definition = _with_specials(definition, wanted)
         content = json.loads(self.definition)
         self.special_ids: dict[str, int] = {token["content"]: token["id"] for token in content["added_tokens"]}
@@ -53,17 +54,23 @@ class Tokenizer:
         self.vocabulary_size = len(self._table)
         self._dtype = np.uint16 if self.vocabulary_size <= 2**16 else np.uint32
         self._plain = _without_specials(content)
+        self._characters = _characters(content)
         longest_first = sorted(self.special_ids, key=len, reverse=True)
         self._special_pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a folder with `tokenizer.json` (and its configuration and template, if there), or such a file alone."""
+        """Read a folder with `tokenizer.json` (and its configuration and template, if there), or such a file alone.
+
+        GPT-2's rank file (`*.tiktoken`) is read too. Where there is no template ours is used, and its tokens; a
+        vocabulary that has `<|endoftext|>` begins and ends documents and turns with that.
+        """
         path = Path(path).expanduser()
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
-            definition = file.read_text(encoding="utf-8")
-            configuration = _configuration(path) if path.is_dir() else {}
+            ranked = file.suffix == ".tiktoken"
+            definition = ranks.definition(ranks.read_ranks(file)) if ranked else file.read_text(encoding="utf-8")
+            configuration = (_configuration(path) if path.is_dir() else {}) or _endoftext(definition)
             return cls(definition, name=path.name if path.is_dir() else path.parent.name, **configuration)
         except FileNotFoundError:
             raise DataError(f"no tokenizer at {file}; give a tokenizer.json or a folder that holds one") from None
@@ -105,12 +112,27 @@ class Tokenizer:
     def encode_batch(self, texts: Iterable[str | bytes]) -> list[np.ndarray]:
         """Encode many texts on all cores; arrays of uint16, or of uint32 when the vocabulary needs it."""
         texts = list(texts)
+        if self._characters is not None:
+            return [self._by_character(text) for text in texts]
         try:
             encodings = self._plain.encode_batch_fast(texts, add_special_tokens=False)
             rows: Iterable[Sequence[int]] = (encoding.ids for encoding in encodings)
         except TypeError:  # bytes or lone surrogates among them
             rows = map(self.encode, texts)
         return [np.array(row, self._dtype) for row in rows]
+
+    def _by_character(self, text: str | bytes) -> np.ndarray:
+        """Encode by looking up every character at once; a text with others goes the long way."""
+        assert self._characters is not None
+        if isinstance(text, str) and text.isascii():
+            ids = self._characters[np.frombuffer(text.encode(), np.uint8)]
+        else:
+            try:
+                places = np.frombuffer(text.encode("utf-32-le"), np.uint32)  # type: ignore[union-attr]
+            except (AttributeError, UnicodeEncodeError):  # bytes, or a lone surrogate
+                return np.array(self.encode(text), self._dtype)
+            ids = self._characters[np.minimum(places, len(self._characters) - 1)]
+        return np.array(self.encode(text), self._dtype) if (ids < 0).any() else ids.astype(self._dtype)
 
     def encode_template(self, text: str) -> list[int]:
         """Encode the words of a chat template, in which special tokens do count. Never give it a user's text."""
@@ -135,6 +157,15 @@ class Tokenizer:
     def token_bytes(self) -> np.ndarray:
         """Return the number of bytes each token stands for, by id; 0 for special tokens."""
         return np.array([len(entry) for entry in self._table], np.int64)
+
+
+def _endoftext(definition: str) -> dict[str, str]:
+    """Return what a vocabulary with one token for beginnings and ends goes with; nothing for any other."""
+    content = json.loads(definition)
+    present = {token["content"] for token in content["added_tokens"]}
+    if ENDOFTEXT not in present or present & {BOS, END}:
+        return {}
+    return {"bos": ENDOFTEXT, "end": ENDOFTEXT, "template": ENDOFTEXT_TEMPLATE}
 
 
 def _with_specials(definition: str, wanted: Sequence[str]) -> str:
@@ -165,6 +196,18 @@ def _without_specials(content: dict[str, Any]) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_str(json.dumps(plain))
     except Exception as error:  # the rust side raises bare Exception
         raise ValueError(str(error)) from None
+
+
+def _characters(content: dict[str, Any]) -> np.ndarray | None:
+    """Return token ids by character, -1 for those without one, for a vocabulary that has nothing else."""
+    model = content["model"]
+    if model.get("merges") or not model.get("byte_fallback") or model.get("ignore_merges") or content["pre_tokenizer"]:
+        return None
+    added = {token["content"] for token in content["added_tokens"]}
+    ids = {ord(token): index for token, index in model["vocab"].items() if len(token) == 1 and token not in added}
+    table = np.full(max(256, max(ids, default=0) + 2), -1, np.int64)  # the last place is for all characters beyond
+    table[list(ids)] = list(ids.values())
+    return table
 
 
 def _configuration(folder: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as HuggingFace
 
 from ludus.base.errors import DataError
 from ludus.text.alphabet import raw_byte
+from ludus.text.find import find
 from ludus.text.settings import TokenizerSettings
 from ludus.text.template import SPECIALS
 from ludus.text.tokenizer import Tokenizer
@@ -22,7 +23,7 @@ SPLIT = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+\n*|\s*\n+|\s+(?!\S)|\s+"
 
 def prepare(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
     """Return the tokenizer the settings ask for: the existing one at `path`, else one trained on the texts."""
-    return Tokenizer.load(settings.path) if settings.path else train(texts, settings)
+    return Tokenizer.load(find(settings.path)) if settings.path else train(texts, settings)
 
 
 def train(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:

@@ -68,12 +68,12 @@ def test_gpt2_splits_text_as_its_published_pattern_does(tokenizer, tmp_path: Pat
     from tiktoken_ext import openai_public
 
     published = openai_public.r50k_pat_str
-    from ludus.text.compare import _GPT2_SPLIT
+    from ludus.text.ranks import GPT2_SPLIT
 
     mergeable = {bytes([byte]): byte for byte in range(256)} | {b" the": 256, b"\n\n": 257, b"'s": 258, b"  ": 259}
     text = "It's the  the\n\n the's 12 été — 'LL we'll   \n end"
     ours, theirs = (
         tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=mergeable, special_tokens={})
-        for name, pattern in (("ours", _GPT2_SPLIT), ("theirs", published))
+        for name, pattern in (("ours", GPT2_SPLIT), ("theirs", published))
     )
     assert ours.encode_ordinary(text) == theirs.encode_ordinary(text)

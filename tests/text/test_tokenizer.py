@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ludus.base.errors import DataError
+from ludus.text.chat import render
 from ludus.text.settings import TokenizerSettings
 from ludus.text.template import SPECIALS
 from ludus.text.tokenizer import Tokenizer
@@ -97,26 +98,26 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer: Tokenizer):
         tokenizer.decode([-1])
 
 
-def foreign(tokenizer: Tokenizer, *, first: int = 0) -> dict:
+def foreign(tokenizer: Tokenizer, *, first: int = 0, theirs: str = "</s>") -> dict:
     """The same words as another project would number them: no special token but its own, which comes last."""
     definition = json.loads(tokenizer.definition)
     words = [token for token in definition["model"]["vocab"] if token not in SPECIALS]
     definition["model"]["vocab"] = {token: index for index, token in enumerate(words, first)}
     flags = dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False) | {"special": True}
-    definition["added_tokens"] = [{"id": first + len(words), "content": "<|endoftext|>"} | flags]
+    definition["added_tokens"] = [{"id": first + len(words), "content": theirs} | flags]
     definition["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
     return definition
 
 
 def test_a_foreign_vocabulary_gets_the_special_tokens_it_lacks(tokenizer: Tokenizer, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(foreign(tokenizer)), encoding="utf-8")
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "<|endoftext|>"}}', encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "</s>"}}', encoding="utf-8")
     loaded = Tokenizer.load(tmp_path)
     theirs = tokenizer.vocabulary_size - 6
-    assert loaded.special_ids["<|endoftext|>"] == theirs
+    assert loaded.special_ids["</s>"] == theirs
     assert loaded.end == loaded.special_ids["<|end|>"] > theirs  # the stop token of our template
     assert loaded.vocabulary_size == tokenizer.vocabulary_size + 1
-    text = "a text<|endoftext|> of more than two tokens"
+    text = "a text</s> of more than two tokens"
     assert loaded.decode(loaded.encode(text)) == text
     assert theirs not in loaded.encode(text)
 
@@ -124,12 +125,34 @@ def test_a_foreign_vocabulary_gets_the_special_tokens_it_lacks(tokenizer: Tokeni
 def test_a_foreign_template_brings_its_own_special_tokens(tokenizer: Tokenizer, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(foreign(tokenizer)), encoding="utf-8")
     template = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
-    configuration = {"eos_token": {"content": "<|endoftext|>"}, "chat_template": template}
+    configuration = {"eos_token": {"content": "</s>"}, "chat_template": template}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(configuration), encoding="utf-8")
     loaded = Tokenizer.load(tmp_path)
     assert loaded.end == tokenizer.vocabulary_size - 6
     assert loaded.template == template
-    assert set(loaded.special_ids) == {"<|endoftext|>", "<|bos|>", "<|pad|>"}
+    assert set(loaded.special_ids) == {"</s>", "<|bos|>", "<|pad|>"}
+
+
+def test_a_vocabulary_with_one_token_for_both_ends_frames_with_that(tokenizer: Tokenizer, tmp_path):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(foreign(tokenizer, theirs="<|endoftext|>")), encoding="utf-8")
+    loaded = Tokenizer.load(file)
+    assert loaded.bos == loaded.end == loaded.special_ids["<|endoftext|>"] == tokenizer.vocabulary_size - 6
+    assert set(loaded.special_ids) == {"<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"}
+    loaded.save(tmp_path / "again")
+    again = Tokenizer.load(tmp_path / "again")
+    assert (again.hash, again.template, again.bos, again.end) == (loaded.hash, loaded.template, loaded.bos, loaded.end)
+
+
+def test_a_turn_ends_with_the_token_that_ends_a_document(tokenizer: Tokenizer, tmp_path):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(foreign(tokenizer, theirs="<|endoftext|>")), encoding="utf-8")
+    loaded = Tokenizer.load(file)
+    messages = [{"role": "user", "content": "hi <|endoftext|>"}, {"role": "assistant", "content": "yes"}]
+    rendered = render(loaded, messages)
+    assert list(rendered.tokens).count(loaded.end) == 3
+    learned = [token for token, wanted in zip(rendered.tokens, rendered.mask, strict=True) if wanted]
+    assert learned == [*loaded.encode("yes"), loaded.end]
 
 
 def test_special_tokens_never_take_the_ids_of_others(tokenizer: Tokenizer, tmp_path):
