@@ -17,6 +17,8 @@ def models(tiny: Callable) -> dict[str, Callable]:
     from ludus.adapters.lora import lora
     from ludus.adapters.settings import LoraSettings
     from ludus.adapters.surgery import adapters
+    from ludus.model.architecture import Architecture, Experts
+    from ludus.model.presets import FAMILIES
     from ludus.parallel.recomputation import recompute
 
     def adapted(**changes: object):
@@ -27,8 +29,15 @@ def models(tiny: Callable) -> dict[str, Callable]:
                 adapter.lora_B.weight.normal_(std=0.2, generator=generator)
         return model
 
+    def family(name: str):
+        switches = {key: value for key, value in FAMILIES[name].items() if key in Architecture.__dataclass_fields__}
+        return lambda **changes: tiny(**{**switches, **changes})
+
     return {
         "plain": tiny,
+        "gpt2": family("gpt2"),
+        "modern": family("modern"),
+        "experts": lambda **changes: tiny(experts=Experts(count=4, chosen=2, shared=1, hidden=16), **changes),
         "fused": lambda **changes: tiny(backend="fused", **changes),
         "tied": lambda **changes: tiny(tied=True, **changes),
         "lora": adapted,

@@ -163,9 +163,13 @@ def step(
 
 
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """Return the relative difference of two gradients: of the whole, or a tenth of the largest of a single weight."""
+    """Return the relative difference of two gradients: of the whole, or a tenth of the largest of a single weight.
+
+    A gradient that is zero but for rounding, as that of a key's bias, which softmax does not feel, counts as rounding.
+    """
     assert one.keys() == other.keys()
     apart = [(one[name].double().flatten(), other[name].double().flatten()) for name in sorted(one)]
     whole = tuple(torch.cat(side) for side in zip(*apart, strict=True))
-    differences = [float((a - b).norm() / b.norm()) for a, b in (whole, *apart)]
+    least = 1e-3 * whole[1].norm()
+    differences = [float((a - b).norm() / b.norm().clamp(min=least)) for a, b in (whole, *apart)]
     return max(differences[0], max(differences[1:]) / 10)
