@@ -31,7 +31,7 @@ from ludus.base.files import (
 )
 from ludus.model.exchange import write_tensors
 
-FORMAT = 1
+FORMAT = 2
 HEADROOM = 1.2  # a disk this close to full would fail at the next log line
 TENSOR, TUPLE = "$tensor", "$tuple"
 METRIC, MARKER = "metric.json", "best.json"

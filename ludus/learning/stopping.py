@@ -23,7 +23,8 @@ class Stopping:
     def __init__(self, run: Run, *, patience: int | None, least: float = 0.0, metric: str = "validation_loss") -> None:
         self.run, self.patience, self.least, self.metric = run, patience, least, metric
         self.best, self.best_step, self.waited = math.inf, 0, 0
-        self._lowest, self._lower_at = math.inf, 0  # the best without regard to `least`, as checkpoints count it
+        self._lowest = math.inf  # the best without regard to `least`, as checkpoints count it
+        self._lower_at = 0
 
     def __call__(self, run: Run, metrics: Metrics) -> None:
         """Look at a validation; one that is no number is no improvement."""
@@ -54,18 +55,17 @@ class Stopping:
             "best_step": self.best_step,
             "waited": self.waited,
             "lowest": self._lowest,
-            "lower_at": self._lower_at,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on waiting; a run whose patience was at its end is stopped at once."""
         self.best, self.best_step, self.waited = state["best"], state["best_step"], state["waited"]
-        self._lowest, self._lower_at = state["lowest"], state["lower_at"]
+        self._lowest = state["lowest"]
         self._decide()
 
     def _decide(self) -> None:
         over = self.patience is not None and self.waited >= self.patience
-        self.run.stopped = (  # type: ignore[attr-defined]
+        self.run.stopped = (
             f"{self.metric} has not improved on {self.best:.4g} (step {self.best_step}) in {self.waited} validations"
             if over
             else None
@@ -81,5 +81,7 @@ def restore_best(run: Run, folder: Path) -> int | None:
     found = checkpoints.best(folder)
     if found is None:
         return None
+    stopped = run.stopped
     go_back(run, found[0], but=["source", "step"])
+    run.stopped = stopped
     return checkpoints.step_of(found[0])

@@ -12,7 +12,7 @@ import torch
 from ludus.data.batch import Batch
 from ludus.data.shards import TokenShards
 from ludus.data.sources import pretraining
-from ludus.learning import hooks
+from ludus.learning import hooks, loop
 from ludus.learning.averaging import Average
 from ludus.learning.guard import Guard
 from ludus.learning.guard_settings import RecoverySettings, SpikeSettings
@@ -69,50 +69,17 @@ class Troubled:
         self.number = state["number"]
 
 
-class GuardedRun(Run):
-    """A run whose state holds its guard and what else it keeps."""
-
-    guard: Guard
-    keeps: dict[str, Any]
-    stopped: str | None
-
-    def state_dict(self) -> dict[str, Any]:
-        kept = {name: value.state_dict() for name, value in self.keeps.items()}
-        return super().state_dict() | {"guard": self.guard.state_dict(), "keeps": kept}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict({name: value for name, value in state.items() if name not in ("guard", "keeps")})
-        self.guard.load_state_dict(state["guard"])
-        for name, value in self.keeps.items():
-            value.load_state_dict(state["keeps"][name])
-
-
-def fresh(folder: Path, source: Troubled, *, rate: float = 0.01, window: int = 128) -> GuardedRun:
+def fresh(folder: Path, source: Troubled, *, rate: float = 0.01, window: int = 128) -> Run:
     """Make a run that has not begun."""
     model = build(SHAPE, seed=0)
     optimizer = groups.build(model.named_parameters(), AdamWSettings(learning_rate=rate))
-    run = GuardedRun(folder, model, optimizer, warmup(10), source)
-    run.guard, run.keeps, run.stopped = Guard(spike=SpikeSettings(window=window)), {}, None
     torch.manual_seed(7)
-    return run
+    return Run(folder, model, optimizer, warmup(10), source, guard=Guard(spike=SpikeSettings(window=window)))
 
 
-def train(run: GuardedRun, *, steps: int, after: list[hooks.Hook]) -> None:
-    """Train as the loop does with a guard."""
-    run.model.train()
-    mesh, guard = Mesh(), run.guard
-    while run.step < steps and run.stopped is None:
-        run.optimizer.set_rate(run.schedule(run.step))
-        batch = next(run.source)
-        sums = next_token(run.model, batch)
-        (sums["loss"] * (guard.scale / batch.weight)).backward()
-        norm = mesh.clip_(run.model, 1.0, scale=guard.scale)
-        run.optimizer.step(skip=guard.judge(sums["loss"].detach() / batch.weight, norm))
-        run.optimizer.zero_grad()
-        run.step += 1
-        metrics = {"loss": float(sums["loss"].detach()) / batch.weight, "gradient_norm": float(norm)}
-        for hook in after:
-            hook(run, metrics)
+def train(run: Run, *, steps: int, after: list[hooks.Hook]) -> None:
+    """Train in the one loop."""
+    loop.train(run, next_token, steps=steps, mesh=Mesh(), hooks=after)
 
 
 class Life:
@@ -127,15 +94,17 @@ class Life:
         every: int = 4,
         window: int = 16,
         patience: int | None = None,
+        least: float = 0.001,
+        wavering: float = 0.0,
         recovery: RecoverySettings | None = None,
     ) -> None:
-        self.folder, self.every = folder, every
+        self.folder, self.every, self.wavering = folder, every, wavering
         self.run = run = fresh(folder, Troubled(broken, spikes), window=window)
         self.log = MetricsLog(folder / "metrics.jsonl")
         self.saver = Saver(folder / "checkpoints", keep=2, metric="validation_loss")
-        self.save = hooks.Saving(self.saver, self.log)
+        self.saving = hooks.Saving(self.saver, self.log)
         self.average = Average(run.model, decay=0.9)
-        self.stopping = Stopping(run, patience=patience, least=0.001)
+        self.stopping = Stopping(run, patience=patience, least=least)
         self.recovery = Recovery(
             run.guard,
             folder=folder / "checkpoints",
@@ -152,18 +121,25 @@ class Life:
 
         def validate(run: Run, metrics: Metrics) -> None:
             with self.average.weights(run.model):
-                metrics["validation_loss"] = hooks.mean_loss(run.model, next_token, held_out)
+                loss = hooks.mean_loss(run.model, next_token, held_out)
+            metrics["validation_loss"] = loss + self.wavering * ((2 * run.step // self.every + 1) % 5)
 
         resumed = hooks.resume(self.run, self.folder / "checkpoints", self.log)
         after = [
             hooks.every(self.every, validate),
             self.stopping,
             hooks.log(self.log),
-            self.stopping.when_better(self.save),
-            hooks.every(2 * self.every, self.save, last=steps),
+            self.stopping.when_better(self._save),
+            hooks.every(2 * self.every, self._save, last=steps),
         ]
         average: hooks.Hook = lambda run, metrics: self.average.update()  # noqa: E731
         with self.saver:
             train(self.run, steps=steps, after=[guarded(self.recovery, [average, *after])])
-            self.save.wait()
+            self.saving.wait()
         return resumed
+
+    def _save(self, run: Run, metrics: Metrics) -> None:
+        """Save, and write down that it was asked for, which a kill does not undo."""
+        with (self.folder / "saved.txt").open("a") as file:
+            file.write(f"{run.step}\n")
+        self.saving(run, metrics)

@@ -207,7 +207,7 @@ def test_a_cut_or_missing_file_is_found(tmp_path):
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
-    for content in ("[]", '{"format": 2}', '{"format": 1, "state": {}}', '{"format": 1, "step": 1, "state": {}}'):
+    for content in ("[]", '{"format": 1}', '{"format": 2, "state": {}}', '{"format": 2, "step": 1, "state": {}}'):
         with files.folder_in_progress(tmp_path / "model") as temp:
             (temp / "state.json").write_text(content)
         with pytest.raises(CheckpointError, match="model"):

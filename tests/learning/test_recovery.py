@@ -138,6 +138,18 @@ def test_tries_count_anew_once_the_run_gets_further(tmp_path):
     assert [event["kind"] for event in read(tmp_path / "events.jsonl")].count("rollback") == 4
 
 
+def test_short_of_where_it_went_back_from_a_resumed_run_has_not_got_further(tmp_path):
+    life = Life(tmp_path, recovery=RecoverySettings(after=1, tries=1))
+    life.live(8)
+    life.recovery.load_state_dict({"events": 0, "tries": 1, "furthest": 12})
+    again = Life(tmp_path, recovery=RecoverySettings(after=1, tries=1))
+    again.recovery.load_state_dict(life.recovery.state_dict())
+    for step, tries in [(10, 1), (12, 1), (13, 0)]:
+        again.run.step = step
+        assert again.recovery(again.run, {})
+        assert again.recovery.state_dict()["tries"] == tries
+
+
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(tmp_path):
     life = Life(tmp_path, broken=[1, 2, 3], every=50)
     with pytest.raises(DataError, match="there is no checkpoint yet to go back to"):
