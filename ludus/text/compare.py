@@ -31,7 +31,7 @@ def report(tokenizer: Tokenizer, text: str, others: Sequence[str] = ()) -> list[
     def row(name: str, tokens: int, vocabulary: int) -> dict[str, Any]:
         return {"name": name, "tokens": tokens, "bytes_per_token": size / tokens, "vocabulary": vocabulary}
 
-    rows = [row(tokenizer.name, len(tokenizer.encode(text)), tokenizer.vocabulary_size)]
+    rows = [row(tokenizer.name, len(tokenizer.encode_batch([text])[0]), tokenizer.vocabulary_size)]
     rows += (row(*_count(find(path), text)) for path in others)
     if not any(row["name"] == "GPT-2" for row in rows):
         rows += (row(*_count_ranks(path, text)) for path in _cached_gpt2())

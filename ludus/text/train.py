@@ -4,7 +4,7 @@ The same texts give the same tokenizer, byte for byte. Using an existing vocabul
 recipe has one call to make.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HuggingFace
@@ -20,10 +20,22 @@ from ludus.text.tokenizer import Tokenizer
 # line ends; line ends with the blanks before them; other blanks, leaving the last one to the word that follows.
 SPLIT = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+\n*|\s*\n+|\s+(?!\S)|\s+"
 
+_SHORTEST_SAMPLE = 1000  # characters of a text that is not taken whole
+
 
 def prepare(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
     """Return the tokenizer the settings ask for: the existing one at `path`, else one trained on the texts."""
     return Tokenizer.load(find(settings.path)) if settings.path else train(texts, settings)
+
+
+def sampled(texts: Iterable[str], share: float) -> Iterator[str]:
+    """Yield a share of all characters, evenly: some texts whole, of long ones the beginning."""
+    owed = 0.0
+    for text in texts:
+        owed += share * len(text)
+        if owed >= min(len(text), _SHORTEST_SAMPLE):
+            yield text[: int(owed)]
+            owed -= min(len(text), int(owed))
 
 
 def train(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
