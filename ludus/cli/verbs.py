@@ -30,6 +30,8 @@ VERBS: dict[str, Verb] = {
     "dpo": Verb(STAGE, "learn from pairs of better and worse answers", ("data", "dpo")),
     "grpo": Verb(STAGE, "learn from rewards that can be checked", ("data", "grpo")),
     "resume": Verb("ludus.cli.resume", "go on with a run that was stopped"),
+    "plan": Verb("ludus.cli.plan", "what a run will need, before it runs; from scratch or fine-tune"),
+    "scaling": Verb("ludus.cli.scaling", "fit how the loss falls with size and text, and predict a larger run"),
     "sweep": Verb("ludus.cli.sweep", "run a recipe with several values of a setting and compare"),
     "chat": Verb("ludus.cli.chat", "talk with a model", group=USE),
     "generate": Verb("ludus.cli.generate", "complete a prompt", group=USE),

@@ -1,0 +1,287 @@
+"""A ledger of tensors: what a training step holds, and at which moment most.
+
+What lives here: running the real step on tensors without content, with every storage counted when it is born and when
+it dies. What does not: what the operating system adds. The one idea: the very code that will train says what it keeps
+for the backward pass, so no formula has to keep up with it.
+"""
+
+import contextlib
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ludus.data.batch import Batch
+from ludus.learning.objectives.next_token import next_token
+from ludus.model.transformer import Transformer
+from ludus.optim import groups
+from ludus.parallel.recomputation import recompute
+from ludus.planning.work import Work
+
+MOST_LAYERS = 16  # that are gone through one by one; deeper models are extended in a straight line
+PARTS = {
+    "embed_tokens": "embedding",
+    "embed_positions": "embedding",
+    "self_attn": "attention",
+    "mlp": "feed-forward",
+    "input_layernorm": "norms",
+    "post_attention_layernorm": "norms",
+    "norm": "norms",
+    "lm_head": "logits and head",
+}
+ACTIVATIONS = "activations: "
+SCORES = f"{ACTIVATIONS}attention scores"
+WEIGHTS, GRADIENTS, BATCH, UPDATE = "weights", "gradients", "batch", "update, in passing"
+STATE = "optimizer: "
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Bytes held at the peak of a step by part, the moment of the peak, and what stays from step to step."""
+
+    parts: Mapping[str, int]
+    moment: str
+    standing: int
+    saved: int  # kept by the forward pass for the backward pass
+
+    @property
+    def peak(self) -> int:
+        """Return the most bytes held at once."""
+        return sum(self.parts.values())
+
+
+class _Count(TorchDispatchMode):
+    """Counts live storages by label; remembers the labels of the moment when most was alive."""
+
+    def __init__(self, *, fake: bool) -> None:
+        super().__init__()
+        self.fake = fake
+        self.labels: dict[int, tuple[str, int]] = {}
+        self.live: Counter[str] = Counter()
+        self.total = self.peak = 0
+        self.at_peak: dict[str, int] = {}
+        self.moment = self.peak_moment = ""
+        self.owners = ["other"]
+        self.time = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        if not self.fake:
+            result = function(*args, **(kwargs or {}))
+        elif given and not any(isinstance(each, FakeTensor) for each in given):
+            with unset_fake_temporarily():  # the batch alone has content, for what depends on it
+                result = function(*args, **(kwargs or {}))
+        elif function is torch.ops.aten.index.Tensor and args[1][0] is not None and args[1][0].dtype == torch.bool:
+            # How many are chosen is content, which there is none of: all of them, as in a batch without padding.
+            mask = args[1][0]
+            result = args[0].reshape(-1, *args[0].shape[mask.dim() :]).clone()
+        else:
+            result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.add(tensor, self.label(tensor))
+        return result
+
+    def label(self, tensor: Tensor) -> str:
+        """Name what a new tensor is, by the module that runs."""
+        if self.moment == "update":
+            return UPDATE
+        owner = self.owners[-1]
+        square = tensor.dim() >= 4 and self.time > 1 and tensor.shape[-1] == self.time
+        if owner == "attention" and square and tensor.shape[-2] % self.time == 0:
+            return SCORES
+        return ACTIVATIONS + owner
+
+    def add(self, tensor: Tensor, label: str) -> None:
+        """Count a tensor's storage once, until it dies."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.labels:
+            return
+        self.labels[key] = (label, size)
+        self.live[label] += size
+        self.total += size
+        weakref.finalize(storage, self.remove, key)
+        if self.total > self.peak:
+            self.peak, self.at_peak, self.peak_moment = self.total, dict(self.live), self.moment
+
+    def remove(self, key: int) -> None:
+        """Forget a storage that has died."""
+        label, size = self.labels.pop(key)
+        self.live[label] -= size
+        self.total -= size
+
+    def rename(self, tensor: Tensor, label: str) -> None:
+        """Say what a tensor has turned out to be."""
+        key = tensor.untyped_storage()._cdata
+        if key not in self.labels:
+            self.add(tensor, label)
+        old, size = self.labels[key]
+        self.live[old] -= size
+        self.live[label] += size
+        self.labels[key] = (label, size)
+
+    def forget_peak(self) -> None:
+        """Look for the peak anew."""
+        self.peak, self.at_peak = self.total, dict(self.live)
+
+
+def measure(work: Work) -> Ledger:
+    """Return what a step of the work holds at its peak, on top of what the process itself takes."""
+    try:
+        return _extended(work)
+    except (RuntimeError, NotImplementedError, TypeError, AssertionError):
+        # Some code cannot run without content: then the same is counted with content, on the smallest sizes.
+        return _from_small(work)
+
+
+def _from_small(work: Work) -> Ledger:
+    """Count real tensors of one and two layers and rows, and extend: each part is linear in both."""
+    small = work.with_(rows=1).with_layers(1)
+    found = [[_walk(small.with_(rows=rows).with_layers(layers), fake=False) for rows in (1, 2)] for layers in (1, 2)]
+    rows, layers = work.rows - 1, work.shape.layers - 1
+
+    def extend(of: Callable[[Ledger], int]) -> int:
+        (one, wide), (deep, both) = ((of(each) for each in pair) for pair in found)
+        return max(0, one + rows * (wide - one) + layers * (deep - one) + rows * layers * (both - deep - wide + one))
+
+    names = {name for pair in found for each in pair for name in each.parts}
+    parts = {name: extend(lambda each, name=name: each.parts.get(name, 0)) for name in names}
+    return Ledger(parts, found[1][1].moment, extend(lambda each: each.standing), extend(lambda each: each.saved))
+
+
+def _extended(work: Work) -> Ledger:
+    """Walk through the layers of a model, or through some of a deep one's, and extend in a straight line."""
+    layers = work.shape.layers
+    if layers <= MOST_LAYERS:
+        return _walk(work)
+    few, more = (_walk(work.with_layers(count)) for count in (MOST_LAYERS // 2, MOST_LAYERS))
+    far = (layers - MOST_LAYERS) / (MOST_LAYERS - MOST_LAYERS // 2)
+
+    def extend(low: int, high: int) -> int:
+        return round(high + (high - low) * far)
+
+    parts = {name: extend(few.parts.get(name, 0), more.parts.get(name, 0)) for name in {*few.parts, *more.parts}}
+    return Ledger(parts, more.moment, extend(few.standing, more.standing), extend(few.saved, more.saved))
+
+
+def _walk(work: Work, *, fake: bool = True) -> Ledger:
+    """Go through two steps, on tensors without content unless not `fake`; the second is like all that follow."""
+    batches = [batch(work) for _ in range(work.accumulate if work.accumulate < 3 else 2)]  # later ones are like these
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
+    with mode, torch.random.fork_rng(devices=[]), _Count(fake=fake) as count:
+        count.time = work.context
+        model = prepare(work)
+        for parameter in model.parameters():
+            count.rename(parameter, WEIGHTS)
+        optimizer = groups.build(model.named_parameters(), work.optimizer, precision=getattr(torch, work.precision))
+        with _owners(model, count), _gradients(model, count):
+            for step in range(2):
+                if step:
+                    count.forget_peak()
+                standing = count.total
+                saved = _step(batches, model, optimizer, count)
+        count.live += Counter()  # what has gone to zero is no part
+        parts = {name: size for name, size in count.at_peak.items() if size}
+    return Ledger(parts, count.peak_moment, standing, saved)
+
+
+def prepare(work: Work) -> Transformer:
+    """Return the model of the work, with weights that were not drawn."""
+    return dress(Transformer(work.shape), work)
+
+
+def dress(model: Transformer, work: Work) -> Transformer:
+    """Set a model's precision, attention and recomputation to those of the work, ready to train."""
+    model.precision = getattr(torch, work.precision)
+    if work.backend != "auto":
+        set_backend(model, work.backend)
+    if work.recompute:
+        recompute(model)
+    return model.train()
+
+
+def set_backend(model: Any, backend: str) -> None:
+    """Choose how attention is computed, in every layer."""
+    if hasattr(type(model), "attention_backend"):
+        model.attention_backend = backend
+        return
+    for layer in model.layers:
+        layer.self_attn.backend = backend
+
+
+def batch(work: Work, *, vocabulary: int | None = None) -> Batch:
+    """Return a micro-batch of the work's shape: random tokens, two documents a row where rows are packed."""
+    size = (work.rows, work.context + 1)
+    tokens = torch.randint(0, vocabulary or work.shape.vocabulary, size)
+    documents = None
+    if work.packed:
+        documents = torch.zeros(size, dtype=torch.long)
+        documents[:, work.context // 2 :] = 1
+    return Batch(tokens, torch.ones(work.rows, work.context), float(work.rows * work.context), documents)
+
+
+def _step(batches: list[Batch], model: Transformer, optimizer: Any, count: _Count) -> int:
+    """Take one step and return what the last forward pass kept."""
+    for one in batches:
+        for tensor in (one.tokens, one.weights, one.documents):
+            if tensor is not None:
+                count.rename(tensor, BATCH)
+    saved = 0
+    for one in batches:
+        before = count.total
+        count.moment = "forward pass"
+        loss = next_token(model, one)["loss"] / one.weight
+        saved = count.total - before
+        count.moment = "backward pass"
+        loss.backward()
+        del loss
+    count.moment = "update"
+    nn.utils.clip_grad_norm_([each for each in model.parameters() if each.grad is not None], 1.0)
+    optimizer.step()
+    for values in optimizer.state_dict().values():
+        for name, tensor in values.items():
+            if isinstance(tensor, Tensor):
+                count.rename(tensor, STATE + name.replace("_", " "))
+    optimizer.zero_grad()
+    return saved
+
+
+@contextlib.contextmanager
+def _owners(model: nn.Module, count: _Count) -> Iterator[None]:
+    """Let the count know which part of the model runs."""
+    handles = []
+    for name, module in model.named_modules():
+        part = PARTS.get(name.rpartition(".")[2]) or ("residual stream" if name.split(".")[-2:-1] == ["layers"] else "")
+        if part:
+            handles.append(module.register_forward_pre_hook(lambda *_, part=part: count.owners.append(part)))
+            handles.append(module.register_forward_hook(lambda *_: (count.owners.pop(), None)[1]))
+    count.owners[0] = "logits and head"  # what runs in no part of the model is the objective
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _gradients(model: nn.Module, count: _Count) -> Iterator[None]:
+    """Let the count know a gradient for what it is."""
+
+    def known(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        count.rename(parameter.grad, GRADIENTS)
+
+    handles = [each.register_post_accumulate_grad_hook(known) for each in model.parameters() if each.requires_grad]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

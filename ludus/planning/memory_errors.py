@@ -1,0 +1,90 @@
+"""Out of memory, said as a suggestion: which settings to change, in the order worth trying.
+
+What lives here: recognising that memory ran out, and the advice. What does not: choosing for the user. The one idea: the
+first things to change cost nothing but time (smaller micro-batches, recomputation); what changes the model comes last.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from ludus.base.errors import LudusError
+from ludus.planning.micro_batch import Fit, split
+from ludus.planning.work import Work, halvings
+
+SIGNS = ("can't allocate memory", "cannot allocate memory", "defaultcpuallocator", "out of memory", "not enough memory")
+
+
+class OutOfMemory(LudusError):
+    """Memory ran out; the message names the settings to change."""
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Tell whether an error means that memory ran out, on a processor or on a GPU."""
+    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":
+        return True
+    said = str(problem).lower()
+    return isinstance(problem, RuntimeError | OSError) and any(sign in said for sign in SIGNS)
+
+
+@contextmanager
+def advising(
+    stage: str, rows: int, accumulate: int, suggest: Callable[[], Sequence[str]] | None = None
+) -> Iterator[None]:
+    """Turn running out of memory inside the block into OutOfMemory with what to change.
+
+    `suggest` may add a plan's own suggestions; it is asked only when memory has run out.
+    """
+    try:
+        yield
+    except Exception as problem:
+        if not is_out_of_memory(problem):
+            raise
+        said = list(suggest()) if suggest else []
+        advice = said or steps(stage, rows, accumulate)
+        raise OutOfMemory(
+            f"memory ran out in {stage} with {stage}.rows={rows}; what was saved is kept. Try, in this order: "
+            + "; ".join(advice)
+        ) from None
+
+
+def steps(stage: str, rows: int, accumulate: int) -> list[str]:
+    """Return what to change when nothing is known but the settings."""
+    smaller = next((half for half in halvings(rows) if half < rows), None)
+    first = []
+    if smaller:
+        first = [f"{stage}.rows={smaller} {stage}.accumulate={accumulate * -(-rows // smaller)} (the same gradient)"]
+    return [*first, f"{stage}.recompute=true", "a shorter data.context", "a smaller model.depth"]
+
+
+def advice(
+    work: Work, fit: Fit, limit_bytes: int, total: Callable[[Work], int], *, stage: str = "pretrain"
+) -> list[str]:
+    """Return what to change so that a work fits into a limit, in order, with what each would take; none if it fits."""
+    if total(work) <= limit_bytes:
+        return []
+    found: list[str] = []
+    wanted = work.rows * work.accumulate
+    if fit.rows >= 1:
+        rows, parts = split(wanted, fit.rows)
+        needed = total(work.with_(rows=rows, accumulate=parts))
+        found.append(f"{stage}.rows={rows} {stage}.accumulate={parts}: the same gradient in {_gb(needed)}")
+    lean = work.with_(rows=1, accumulate=2, recompute=True)
+    if not work.recompute:
+        needed = total(work.with_(recompute=True))
+        verdict = "fits" if needed <= limit_bytes else "not enough alone"
+        found.append(f"{stage}.recompute=true: {_gb(needed)}, about a third more time ({verdict})")
+    found.append("the loss is computed in chunks already, so the logits are not what to save on")
+    smallest = total(lean)
+    if smallest > limit_bytes:
+        found.append(
+            "fine-tune with an adapter instead (sft.adapter.kind=lora), with a quantised base where it is large: "
+            "no gradients and moments of the base"
+        )
+        found.append(f"a smaller model.depth: even one row with recomputation takes {_gb(smallest)}")
+        share = -(-smallest // max(1, limit_bytes))
+        found.append(f"shard the model over {share + 1} or more such devices")
+    return found
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"

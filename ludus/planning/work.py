@@ -1,0 +1,138 @@
+"""The work of one training run as plain figures: what is computed, on how many tokens, how often.
+
+What lives here: reading a recipe into `Work`, and the counts that follow from it. What does not: what the work costs.
+The one idea: everything that decides memory and time is one frozen value, so a plan is a function of it.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ludus.model.cost import flops_per_token, num_parameters
+from ludus.model.settings import Architecture, architecture
+from ludus.planning.text import Text
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training run: a model, its micro-batches, its optimizer and what happens beside the steps.
+
+    `rows` of `context` predictions make a micro-batch, `accumulate` of those a step. `packed` rows hold several
+    documents, whose mask is a tensor of its own. `backend` is the attention's, "auto" for the model's own choice;
+    `recompute` layers forget their activations; `average` keeps a second copy of the weights.
+    """
+
+    shape: Architecture
+    rows: int
+    context: int
+    accumulate: int
+    steps: int
+    precision: str
+    optimizer: Any
+    packed: bool = True
+    backend: str = "auto"
+    recompute: bool = False
+    average: bool = False
+    validation_rows: int = 0
+    validations: int = 0
+    samples: int = 0
+    sample_prompts: int = 0
+    sample_tokens: int = 0
+    checkpoints: int = 1
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Count the predictions of one optimizer step, padding included."""
+        return self.rows * self.context * self.accumulate
+
+    @property
+    def tokens(self) -> int:
+        """Count the predictions of the whole run, padding included."""
+        return self.tokens_per_step * self.steps
+
+    @property
+    def parameters(self) -> int:
+        """Count the weights."""
+        return num_parameters(self.shape)
+
+    @property
+    def flops(self) -> float:
+        """Count the floating-point operations of all steps, without validation and samples."""
+        return float(flops_per_token(self.shape, self.context)) * self.tokens
+
+    @property
+    def copies_checkpoints(self) -> bool:
+        """Tell whether checkpoints are copied first and written while training goes on."""
+        from ludus.learning import checkpoints
+
+        return hasattr(checkpoints, "Saver")
+
+    def with_(self, **changes: Any) -> "Work":
+        """Return the work with some figures changed."""
+        return dataclasses.replace(self, **changes)
+
+    def with_layers(self, layers: int) -> "Work":
+        """Return the work of the same model with fewer layers."""
+        windows = getattr(self.shape, "windows", ())
+        changes: dict[str, Any] = {"layers": layers} | ({"windows": windows[:layers]} if windows else {})
+        return self.with_(shape=dataclasses.replace(self.shape, **changes))
+
+
+def pretraining(recipe: Any, text: Text, *, native_bfloat16: bool | None = None) -> Work:
+    """Return the work of a recipe's pretraining.
+
+    `native_bfloat16` says whether the device multiplies bfloat16 natively; None asks this machine. Raises ConfigError
+    for a model whose sizes do not fit together.
+    """
+    settings, data = recipe.pretrain, recipe.data
+    return Work(
+        shape=architecture(recipe.model, vocabulary=text.vocabulary, context=data.context),
+        rows=settings.rows,
+        context=data.context,
+        accumulate=settings.accumulate,
+        steps=settings.steps,
+        precision=precision_of(recipe.precision, native_bfloat16),
+        optimizer=settings.optimizer,
+        packed=text.packed,
+        backend=str(getattr(recipe.model, "attention", None) or "auto"),
+        recompute=bool(getattr(settings, "recompute", False)),
+        average=bool(getattr(settings, "average", None)),
+        validation_rows=min(settings.validation_rows, text.validation_rows(data.context)),
+        validations=_times(settings.steps, settings.validate_every),
+        samples=_times(settings.steps, settings.sample_every),
+        sample_prompts=len(settings.prompts),
+        sample_tokens=settings.sample_tokens,
+        checkpoints=_times(settings.steps, settings.checkpoint_every),
+    )
+
+
+def precision_of(asked: str, native_bfloat16: bool | None = None) -> str:
+    """Return the precision of matrix products by name, `auto` resolved for a device or for this machine."""
+    if asked != "auto":
+        return asked
+    if native_bfloat16 is not None:
+        return "bfloat16" if native_bfloat16 else "float32"
+    from ludus.learning.precision import choose
+
+    return str(choose("auto")[0]).removeprefix("torch.")
+
+
+def _times(steps: int, every: int | None) -> int:
+    """Count how often something happens that happens every so many steps, and after the last."""
+    return -(-steps // every) if every else 1
+
+
+def multiplying(shape: Architecture) -> int:
+    """Count the weights that multiply: all but an embedding that is only looked up. A law of scale counts these."""
+    return num_parameters(shape) - (0 if shape.tied else shape.vocabulary * shape.width)
+
+
+def halvings(rows: int) -> Iterator[int]:
+    """Yield rows, then half as many, down to one: sizes at which a batch can be split evenly."""
+    while rows > 1:
+        yield rows
+        rows = -(-rows // 2)
+    yield 1
