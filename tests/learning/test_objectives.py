@@ -99,7 +99,7 @@ def test_next_token_is_the_summed_cross_entropy(tiny):
     "terms", [{}, {"z_loss": 0.1}, {"label_smoothing": 0.2}, {"z_loss": 0.1, "label_smoothing": 0.2}]
 )
 def test_z_loss_and_label_smoothing_are_those_of_the_plain_formula(tiny, monkeypatch, changes, entries, terms):
-    monkeypatch.setattr("ludus.model.head.WHOLE_ENTRIES", 61 * 20 if entries is None else 0)
+    monkeypatch.setattr("ludus.model.head.PLAIN_ENTRIES", 61 * 20 if entries is None else 0)
     model, given = tiny(**changes), batch(weights=batch().weights * torch.tensor([[1.0], [0.5], [2.0], [1.0]]))
     model.head_chunk_entries = entries
     sums = next_token(model, given, **terms)
@@ -161,7 +161,7 @@ def test_nothing_is_gathered_where_every_position_is_learned(tiny):
 @pytest.mark.parametrize("entries", [None, 61 * 3])
 def test_every_tensor_is_made_where_the_model_is(tiny, monkeypatch, entries):
     """Meta tensors stand for an accelerator's: they mix with no others, and have no values to look at."""
-    monkeypatch.setattr("ludus.model.head.WHOLE_ENTRIES", 0 if entries else 1 << 20)
+    monkeypatch.setattr("ludus.model.head.PLAIN_ENTRIES", 0 if entries else 1 << 20)
     model = tiny().to("meta")
     model.head_chunk_entries = entries
     ones = torch.ones(ROWS, TIME - 1, device="meta")

@@ -23,10 +23,11 @@ def drawn(rows: int = 37, channels: int = 8, vocabulary: int = 50) -> tuple[Tens
     return hidden, weight, bias, torch.randint(vocabulary, (rows,), generator=generator)
 
 
-@pytest.fixture(autouse=True, params=[0, head.WHOLE_ENTRIES], ids=["large", "small"])
+@pytest.fixture(autouse=True, params=[0, head.PLAIN_ENTRIES], ids=["large", "small"])
 def size(request, monkeypatch) -> None:
     """Let the same few logits count as a large batch, whose gradient is made on the way, and as a small one."""
-    monkeypatch.setattr(head, "WHOLE_ENTRIES", request.param)
+    monkeypatch.setattr(head, "PLAIN_ENTRIES", request.param)
+    monkeypatch.setattr(head, "CACHED_ENTRIES", 50 * 4)
 
 
 def plain(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
@@ -176,15 +177,13 @@ def test_a_large_head_hands_its_gradient_over_once(monkeypatch):
         (1536, 65, torch.float32, None, 1536),  # all at once: a few logits
         (1536, 4096, torch.float32, None, 1536),
         (2048, 50257, torch.float32, None, 256),  # a chunk pays for reading the weight
-        (2048, 50257, torch.bfloat16, None, 512),
-        (1 << 20, 65, torch.float32, None, (1 << 20) // 65),
+        (2048, 50257, torch.bfloat16, None, 1024),
+        (1 << 20, 65, torch.float32, None, 15_888),  # 66 even chunks of about a million logits
+        (1030, 50257, torch.bfloat16, None, 515),
         (2048, 50257, torch.float32, 0, 2048),
         (2048, 50257, torch.float32, 1 << 20, 20),
         (2048, 50257, torch.float32, 1, 1),
     ],
 )
-def test_rows_at_a_time_follow_the_measured_rule_or_what_is_set(
-    monkeypatch, rows, vocabulary, precision, entries, expected
-):
-    monkeypatch.setattr(head, "WHOLE_ENTRIES", 1 << 23)
+def test_rows_at_a_time_follow_the_measured_rule_or_what_is_set(rows, vocabulary, precision, entries, expected):
     assert rows_at_a_time(torch.empty(rows, 1), torch.empty(vocabulary, 1), precision, entries) == expected
