@@ -1,7 +1,10 @@
 """Normalisation of the residual stream and of heads: with weights, without, or centred as well."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ludus.model.architecture import Architecture
@@ -17,7 +20,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+        return divided(x, self.epsilon, self.weight)
 
 
 class PlainNorm(nn.Module):
@@ -29,7 +32,41 @@ class PlainNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        return F.rms_norm(x, x.shape[-1:], None, self.epsilon)
+        return divided(x, self.epsilon)
+
+
+def divided(
+    x: Float[Tensor, "*rows channels"], epsilon: float, weight: Float[Tensor, " channels"] | None = None
+) -> Float[Tensor, "*rows channels"]:
+    """Divide by the root mean square of the last dimension, in float32 or wider, and scale by the weight, if any.
+
+    A GPU has a kernel for it; on a CPU, PyTorch works it out in seven passes and remembers four of them.
+    """
+    if x.is_cuda or not torch.is_grad_enabled():
+        return F.rms_norm(x.to(torch.promote_types(x.dtype, torch.float32)), x.shape[-1:], weight, epsilon)
+    return _Divided.apply(x, weight, epsilon)  # type: ignore[return-value]
+
+
+class _Divided(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_()
+        inverse = square.div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        normed = x * inverse
+        ctx.save_for_backward(normed, inverse, weight)
+        ctx.dtype = x.dtype
+        return normed if weight is None else normed * weight
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        normed, inverse, weight = ctx.saved_tensors
+        product, of_weight = gradient * normed, None
+        if weight is not None:
+            of_weight = product.flatten(0, -2).sum(0).to(weight.dtype)
+            gradient, product = gradient * weight, product.mul_(weight)
+        of_x = torch.addcmul(gradient, normed, product.mean(-1, keepdim=True), value=-1)
+        return of_x.mul_(inverse).to(ctx.dtype), of_weight, None
 
 
 def stream_norm(shape: Architecture) -> nn.Module:

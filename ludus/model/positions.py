@@ -5,6 +5,7 @@ precision of the matrix products: an angle of some thousand turns has no digits 
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -77,8 +78,7 @@ def rotate(
     sin: Float[Tensor, "#batch 1 time half"],
 ) -> Float[Tensor, "batch heads time head_dim"]:
     """Turn channel i with channel i + half by the angles: the half-split layout of Llama checkpoints."""
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return _Turned.apply(heads, cos, sin, False)  # type: ignore[return-value]
 
 
 def rotate_interleaved(
@@ -87,8 +87,38 @@ def rotate_interleaved(
     sin: Float[Tensor, "#batch 1 time half"],
 ) -> Float[Tensor, "batch heads time head_dim"]:
     """Turn each even channel with the odd one after it by the angles: the layout of GPT-J checkpoints."""
-    even, odd = heads[..., ::2], heads[..., 1::2]
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+    return _Turned.apply(heads, cos, sin, True)  # type: ignore[return-value]
+
+
+class _Turned(torch.autograd.Function):
+    """The rotation of pairs of channels; the way back is the rotation by the opposite angles, and needs no input."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.interleaved, ctx.dtype = interleaved, heads.dtype
+        return _turned(heads, cos, sin, interleaved)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return _turned(gradient, cos, -sin, ctx.interleaved).to(ctx.dtype), None, None, None
+
+
+def _turned(heads: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    heads = heads.to(torch.promote_types(heads.dtype, cos.dtype))
+    turned = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
+    (first, second), (new_first, new_second) = _pairs(heads, interleaved), _pairs(turned, interleaved)
+    torch.mul(first, cos, out=new_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=new_second).addcmul_(first, sin)
+    return turned
+
+
+def _pairs(heads: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
+    if interleaved:
+        return heads[..., ::2], heads[..., 1::2]
+    half = heads.shape[-1] // 2
+    return heads[..., :half], heads[..., half:]
 
 
 class Rotation:

@@ -36,6 +36,13 @@ def test_rotated_products_depend_on_the_distance_alone(turn):
 
 
 @pytest.mark.parametrize("turn", [rotate, rotate_interleaved])
+def test_the_way_back_turns_back(turn):
+    angles = rotary_angles(torch.arange(7)[None], FREQUENCIES).double()
+    inputs = heads().double()[:1, :1].requires_grad_()
+    assert torch.autograd.gradcheck(lambda each: turn(each, 1.3 * angles.cos(), 1.3 * angles.sin()), inputs)
+
+
+@pytest.mark.parametrize("turn", [rotate, rotate_interleaved])
 def test_position_zero_is_not_turned(turn):
     angles = rotary_angles(torch.zeros(1, 7, dtype=torch.long), FREQUENCIES)
     assert torch.equal(turn(heads(), angles.cos(), angles.sin()), heads())
