@@ -21,7 +21,7 @@ from ludus.text.tokenizer import Tokenizer
 from ludus.text.train import prepare, sampled
 
 SPLITS = ("train", "validation")
-_BATCH_CHARACTERS = 4_000_000  # encoded at a time
+_BATCH_CHARACTERS = 1_000_000  # encoded at a time
 _COMPARED_CHARACTERS = 4_000_000  # of validation text
 
 
