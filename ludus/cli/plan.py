@@ -21,9 +21,9 @@ PRELOAD = ("ludus.cli.stage", "ludus.recipes.chain")  # what `ludus pretrain` ha
 HELP = """usage: ludus plan [RECIPE] [key=value ...] [device=NAME] [price=X] [text=SIZE] [--quick] [--json]
        ludus plan --advise text=SIZE [budget=X] [device=NAME] [goal="..."] [--json]
 
-Say what a recipe's pretraining will need before it runs: parameters, operations, tokens, memory by part, time, cost, the
-largest micro-batch that fits, and what to change if nothing does. Nothing needs to be built; what is not known yet is
-estimated, and said to be. The device is this machine unless named, and is measured with a few steps in seconds;
+Say what a recipe's pretraining will need before it runs: parameters, operations, tokens, memory by part, time, cost,
+the largest micro-batch that fits, and what to change if nothing does. Nothing needs to be built; what is not known yet
+is estimated, and said to be. The device is this machine unless named, and is measured with a few steps in seconds;
 --quick only calculates.
 
 With --advise: train from scratch or fine-tune, for this much text, this budget and this hardware, with the reasons.
@@ -126,6 +126,6 @@ def device_of(own: dict[str, str], threads: int) -> Any:
 def size_of(text: str, key: str) -> float:
     """Read an amount such as 200MB, 1.5G or 50. Raises ConfigError for anything else."""
     found = re.fullmatch(r"\$?\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([kmgt]?)i?b?", text.strip().lower().replace("_", ""))
-    if not found or float(found[1]) <= 0 and key != "price":
+    if not found or (float(found[1]) <= 0 and key != "price"):
         raise ConfigError(f"{key}={text}: expected an amount above 0, such as 200MB, 1.5GB or 50")
     return float(found[1]) * UNITS[found[2]]

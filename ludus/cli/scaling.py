@@ -17,7 +17,8 @@ FLAGS = {"--help": False, "--folder": True, "--check": True, "--fit": False}
 STAGES = "stages=[corpus, tokenizer, pretrain]"
 DEPTHS, SHARES = (-2, -1, 0), (0.25, 0.5, 1.0)
 BARE = ("model", "pretrain", "data")  # sections whose keys a prediction may name bare, in this order
-HELP = """usage: ludus scaling RECIPE [key=a,b,c ...] [key=value ...] [predict=depth=6,steps=2000] [--folder FOLDER] [--fit]
+HELP = """usage: ludus scaling RECIPE [key=a,b,c ...] [key=value ...] [predict=depth=6,steps=2000] [--folder FOLDER]
+                     [--fit]
        ludus scaling --check RUN
 
 Run a ladder of small models, fit L(N, D) = E + A / N^alpha + B / D^beta to their validation losses, with intervals, and

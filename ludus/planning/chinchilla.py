@@ -1,8 +1,8 @@
 """How many tokens a model of a size wants, and what loss to expect: the published law of scale.
 
 What lives here: Chinchilla's law with its published constants, the ratio of tokens to parameters in words, and what
-repeating data is worth. What does not: fitting a law to runs of our own, which is `scaling_law`. The one idea: the ratio
-says what compute would have bought at best, not what a model for daily use should be.
+repeating data is worth. What does not: fitting a law to runs of our own, which is `scaling_law`. The one idea: the
+ratio says what compute would have bought at best, not what a model for daily use should be.
 """
 
 import math
@@ -59,7 +59,5 @@ def epochs_verdict(epochs: float) -> str:
     if epochs <= GOOD_EPOCHS:
         return f"{epochs:.2g} epochs: up to about {GOOD_EPOCHS}, repeated text is nearly as good as fresh"
     if epochs <= WORTHLESS_EPOCHS:
-        return (
-            f"{epochs:.2g} epochs: beyond about {GOOD_EPOCHS}, each repetition teaches less; watch the validation loss"
-        )
+        return f"{epochs:.2g} epochs: beyond about {GOOD_EPOCHS}, each repetition teaches less; watch the validation"
     return f"{epochs:.3g} epochs: beyond about {WORTHLESS_EPOCHS}, more steps teach next to nothing; get more text"

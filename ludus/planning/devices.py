@@ -7,8 +7,10 @@ can be replaced on the command line.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +51,20 @@ class Device:
 
     def reached(self, parameters: int) -> float:
         """Return the share of the peak that training a model of that size is expected to reach."""
-        points = [(math.log(size), share) for size, share in UTILISATION[self.utilisation]]
-        place = min(max(math.log(max(1, parameters)), points[0][0]), points[-1][0])
-        for (left, low), (right, high) in zip(points, points[1:], strict=False):
-            if place <= right:
-                return low + (high - low) * (place - left) / (right - left)
-        return points[-1][1]
+        return between(UTILISATION[self.utilisation], parameters)
 
     def priced(self, price: float | None) -> "Device":
         """Return the device at another price, if one is given."""
         return self if price is None else dataclasses.replace(self, price=price)
+
+
+def between(points: Sequence[tuple[float, float]], place: float) -> float:
+    """Return the value at a place, on straight lines over the logarithm of the places; flat beyond the ends."""
+    place = min(max(place, points[0][0]), points[-1][0])
+    for (left, low), (right, high) in pairwise(points):
+        if place <= right:
+            return low + (high - low) * math.log(place / left) / math.log(right / left)
+    return points[-1][1]
 
 
 @lru_cache

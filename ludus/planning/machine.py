@@ -1,4 +1,4 @@
-"""This machine, measured: how fast it multiplies matrices, how fast it moves bytes, how much memory is free.
+"""The machine at hand, measured: how fast it multiplies matrices, how fast it moves bytes, how much memory is free.
 
 What lives here: a second of measuring, kept in the user's cache. What does not: timing a model. The one idea: a rate
 that was measured here, today, with these libraries is worth more than one from a table.

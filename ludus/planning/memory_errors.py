@@ -1,7 +1,7 @@
 """Out of memory, said as a suggestion: which settings to change, in the order worth trying.
 
-What lives here: recognising that memory ran out, and the advice. What does not: choosing for the user. The one idea: the
-first things to change cost nothing but time (smaller micro-batches, recomputation); what changes the model comes last.
+What lives here: recognising that memory ran out, and the advice. What does not: choosing for the user. The one idea:
+first what costs nothing but time (smaller micro-batches, recomputation), last what changes the model.
 """
 
 from collections.abc import Callable, Iterator, Sequence

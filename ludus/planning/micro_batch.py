@@ -1,7 +1,7 @@
 """How many rows to compute at a time: the largest micro-batch that fits, and how to split a batch without changing it.
 
-What lives here: the search, and the choice for a recipe. What does not: counting memory. The one idea: the gradient does
-not depend on how a batch is split, so memory alone decides the split.
+What lives here: the search, and the choice for a recipe. What does not: counting memory. The one idea: the gradient
+does not depend on how a batch is split, so memory alone decides the split.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The plan of a run: everything that can be said before it starts, as one value.
 
-What lives here: putting it together, and as JSON. What does not: how any figure is found, and how it is printed. The one
-idea: a plan is made from the same recipe as the run, by the same code, so it cannot drift from it.
+What lives here: putting it together, and as JSON. What does not: how any figure is found, and how it is printed. The
+one idea: a plan is made from the same recipe as the run, by the same code, so it cannot drift from it.
 """
 
 from collections.abc import Callable, Sequence

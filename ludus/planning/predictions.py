@@ -1,7 +1,7 @@
 """What a law of scale foretold of a run, written into the run's folder before it ran, and checked when it has ended.
 
-What lives here: the two files, `scaling.json` of a ladder and `prediction.json` of a run. What does not: fitting. The one
-idea: a prediction counts only if it was written down first, and is kept beside the outcome whatever that is.
+What lives here: the two files, `scaling.json` of a ladder and `prediction.json` of a run. What does not: fitting. The
+one idea: a prediction counts only if it was written down first, and is kept beside the outcome whatever that is.
 """
 
 import math

@@ -1,8 +1,8 @@
 """The law of scale, fitted to runs of one's own: L(N, D) = E + A / N^alpha + B / D^beta, with intervals.
 
-What lives here: the fit, its bootstrap and predictions with intervals, on plain numbers. What does not: running a ladder
-and keeping results. The one idea: small runs foretell a large one only as well as their scatter allows, so every figure
-has an interval, and the prediction is written down before the run that tests it.
+What lives here: the fit, its bootstrap and predictions with intervals, on plain numbers. What does not: running a
+ladder and keeping results. The one idea: small runs foretell a large one only as well as their scatter allows, so
+every figure has an interval, and the prediction is written down before the run that tests it.
 """
 
 import math
@@ -165,7 +165,7 @@ def _log_loss(theta: Tensor, logs: Tensor) -> Tensor:
 
 
 def _objective(theta: Tensor, logs: Tensor) -> Tensor:
-    """Return the Huber loss of each row of constants, in units of its width, with exponents kept from going negative."""
+    """Return the Huber loss of each row of constants, in units of its width; exponents are kept in bounds."""
     difference = _log_loss(theta, logs) - logs[:, 2]
     huber = torch.nn.functional.huber_loss(difference, torch.zeros_like(difference), reduction="none", delta=HUBER)
     fence = 1e-4 * (torch.relu(-theta[:, 3:]) ** 2 + torch.relu(theta[:, 3:] - 3) ** 2).sum(dim=1)

@@ -59,9 +59,9 @@ def render(
 def foretold(prediction: Mapping[str, Any]) -> str:
     """Say a prediction in a sentence."""
     return (
-        f"{words.amount(prediction['parameters'])} parameters on {words.amount(prediction['tokens'])} tokens: a loss of "
-        f"{prediction['loss']:.4f} nats a token, between {prediction['low']:.4f} and {prediction['high']:.4f} "
-        f"in {prediction['share']:.0%} of runs"
+        f"{words.amount(prediction['parameters'])} parameters on {words.amount(prediction['tokens'])} tokens: "
+        f"a loss of {prediction['loss']:.4f} nats a token, between {prediction['low']:.4f} and "
+        f"{prediction['high']:.4f} in {prediction['share']:.0%} of runs"
     )
 
 

@@ -17,7 +17,7 @@ from ludus.planning.work import BYTES, Work
 PYTHON_BYTES = 400_000_000  # Python, torch and their libraries once they run; measured instead where there are probes
 CUDA_BYTES = 700_000_000  # a CUDA context with its libraries
 CPU_SLACK, CUDA_SLACK = 0.35, 0.06  # share of what tensors hold that lies idle in holes of the heap
-# A run holds more than its steps do: the tokenizer, token shards that were touched, logs, samples. Measured: 50 to 110 MB.
+# A run holds more than its steps do: the tokenizer, token shards it touched, logs, samples. Measured: 50 to 110 MB.
 BESIDE_BYTES = 80_000_000
 PROBE_SECONDS = 6.0  # that the steps of one probe may take, about
 START_SECONDS = 4.0
@@ -63,16 +63,15 @@ def probes(
     preload: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> list[probe.Probe]:
-    """Measure the work on this machine, whole where that is quick, else on two numbers of layers; kept in the cache."""
+    """Measure the work on this machine, whole where that is quick, else on two numbers of layers; keep it cached."""
     found = []
     for size in _sizes(work, device):
         about = {"work": dataclasses.asdict(_asked(size)), "preload": list(preload)}
         about["work"]["optimizer"] = size.optimizer.model_dump(mode="json")
 
         def make(size: Work = size) -> dict[str, float]:
-            say(
-                f"measuring {size.shape.layers} of {work.shape.layers} layers, {size.rows} rows, in a process of its own"
-            )
+            layers = f"{size.shape.layers} of {work.shape.layers} layers"
+            say(f"measuring {layers}, {size.rows} rows, in a process of its own")
             return dataclasses.asdict(probe.measure(size, threads=threads, preload=preload))
 
         measured, _ = cached("probe", about, make, threads=threads)
@@ -108,9 +107,9 @@ def memory(work: Work, device: Device, measured: Sequence[probe.Probe] = ()) -> 
     """Return what the work takes at its peak on a device; with probes, with the process and the heap as measured."""
     counted = ledger.measure(work)
     parts = dict(sorted(counted.parts.items()))
-    if work.average:
-        parts["averaged weights"] = 4 * work.parameters
-    if work.copies_checkpoints:
+    if work.averages:
+        parts["averaged weights"] = work.averages * BYTES["float32"] * work.parameters
+    if work.copies_checkpoints and device.kind == "cpu":  # the copy is the processor's
         parts[CHECKPOINT] = counted.standing + parts.get("averaged weights", 0)
     if measured:
         process, holes = _beside(work, counted.peak, measured)

@@ -1,10 +1,11 @@
 """The first question: train from scratch or fine-tune, for this much text, this budget and this hardware?
 
-What lives here: the reasoning, step by step, and its verdict. What does not: planning the run that follows. The one idea:
-the answer is worth little without its reasons, so each step is a sentence with its figures, and the last follows from
-them.
+What lives here: the reasoning, step by step, and its verdict. What does not: planning the run that follows. The one
+idea: the answer is worth little without its reasons, so each step is a sentence with its figures, and the last follows
+from them.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,14 +20,14 @@ CONTINUE_TOKENS = 50e6  # from which on reading the text comes before answering 
 ADAPTER_SHARE = 0.01  # of the base's parameters, at rank 16 on all matrices, about
 CONTEXT = 2048
 QUANTISED_BYTES = 4.127 / 8  # NF4 with its scales quantised too
-NEEDS_LANGUAGE = (
-    "answer ask assist bot chat code customer document extract faq help instruct manual question reason sql summar "
-    "support talk translat tutor"
-).split()
-FOR_LEARNING = (
-    "experiment exercise from-scratch learn-how study understand-how teach-myself curiosity fun research".split()
+NEEDS_LANGUAGE = re.compile(
+    "answer|ask|assist|bot|chat|code|customer|document|extract|faq|help|instruct|manual|question|reason|sql|summar"
+    "|support|talk|translat|tutor"
 )
-NOT_LANGUAGE = "dna genom protein music midi molecul smiles chess log sensor telemetry game-moves time-series".split()
+FOR_LEARNING = re.compile(
+    r"experiment|exercise|from scratch|\b(learn|understand) how|\bstudy|teach myself|curiosity|\bfun\b"
+)
+NOT_LANGUAGE = re.compile(r"\bdna\b|genom|protein|music|midi|molecul|smiles|chess|sensor|telemetry|time.series")
 
 
 class Base(NamedTuple):
@@ -83,8 +84,8 @@ def advise(text_bytes: float, device: Device, *, budget: float | None = None, go
         f"a model wants about 20 tokens a parameter, so this text fills one of {_amount(useful / 20)} parameters",
         f"compute: {hours_said} on {device.name} at about {rate / 1e12:.3g} TFLOP/s reached is {flops:.1e} "
         f"operations, best spent on {_amount(affordable)} parameters and {_amount(20 * affordable)} tokens",
-        f"from scratch that makes {_amount(own)} parameters on {_amount(trained)} tokens: by the law of scale a loss of "
-        f"about {chinchilla.loss(own, chinchilla.worth_of_repeats(tokens, trained)):.2f} nats a token on web text, "
+        f"from scratch that makes {_amount(own)} parameters on {_amount(trained)} tokens: by the law of scale a loss "
+        f"of about {chinchilla.loss(own, chinchilla.worth_of_repeats(tokens, trained)):.2f} nats a token on web text, "
         f"where a ready-made 8B reaches {chinchilla.loss(8e9, 15e12):.2f}; {_level(own, trained)}",
         _fitting(table, device),
     ]
@@ -102,15 +103,14 @@ def _hours(device: Device, budget: float | None) -> tuple[float, str]:
 
 def _verdict(goal: str, tokens: float, own: float, affordable: float) -> tuple[str, str]:
     """Decide, by what the model is for if that was said, else by whether text and compute make a useful one."""
-    words = goal.lower().replace("from scratch", "from-scratch").replace("learn how", "learn-how")
-    words = words.replace("time series", "time-series").replace("understand how", "understand-how")
+    words = goal.lower()
     enough = tokens >= ENOUGH_TOKENS and own >= ENOUGH_PARAMETERS
-    if any(word in words for word in FOR_LEARNING):
+    if FOR_LEARNING.search(words):
         return "from scratch", f"the goal is to learn by doing (“{goal}”): a small model of one's own teaches most"
-    if any(word in words for word in NOT_LANGUAGE):
+    if NOT_LANGUAGE.search(words):
         return (
             "from scratch",
-            f"“{goal}” is not language that ready-made models have read: their knowledge helps little",
+            f"“{goal}” is no language that ready-made models have read: they help little",
         )
     if enough:
         return "from scratch", (
@@ -122,7 +122,7 @@ def _verdict(goal: str, tokens: float, own: float, affordable: float) -> tuple[s
         lacking.append(f"text: {_amount(tokens)} of {_amount(ENOUGH_TOKENS)} tokens")
     if own < ENOUGH_PARAMETERS:
         lacking.append(f"size: {_amount(own)} of {_amount(ENOUGH_PARAMETERS)} parameters")
-    asked = f", and “{goal}” needs a model that knows the language" if any(w in words for w in NEEDS_LANGUAGE) else ""
+    asked = f", and “{goal}” needs a model that knows the language" if NEEDS_LANGUAGE.search(words) else ""
     return (
         "fine-tune",
         f"a useful model from scratch lacks {' and '.join(lacking)}{asked}: start from one that is there",

@@ -4,7 +4,6 @@ What lives here: counting what is on disk, and estimating the rest from it. What
 idea: every figure comes with how it was found, since an estimate must not pass for a count.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from ludus.base.files import read_json
 from ludus.corpus.download import cache_folder
+from ludus.planning.devices import between
 
 # Bytes of English text in a token of a BPE vocabulary of that size; code has about a fifth less. Approximate.
 BYTES_PER_TOKEN = ((262, 1.0), (512, 1.7), (1024, 2.2), (4096, 3.1), (16384, 3.9), (50257, 4.4), (131072, 4.7))
@@ -64,12 +64,7 @@ def of_recipe(recipe: Any, folder: Path, num_bytes: int | None = None) -> Text:
 
 def bytes_per_token(vocabulary: int) -> float:
     """Estimate the bytes of English text that a token of a BPE vocabulary stands for, between 1 and about 5."""
-    points = [(math.log(size), ratio) for size, ratio in BYTES_PER_TOKEN]
-    place = min(max(math.log(max(1, vocabulary)), points[0][0]), points[-1][0])
-    for (left, low), (right, high) in zip(points, points[1:], strict=False):
-        if place <= right:
-            return low + (high - low) * (place - left) / (right - left)
-    return points[-1][1]
+    return between(BYTES_PER_TOKEN, vocabulary)
 
 
 def _built(folder: Path) -> dict[str, Any] | None:

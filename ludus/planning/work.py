@@ -7,6 +7,7 @@ The one idea: everything that decides memory and time is one frozen value, so a 
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from ludus.model.cost import flops_per_token, num_parameters
@@ -22,7 +23,7 @@ class Work:
 
     `rows` of `context` predictions make a micro-batch, `accumulate` of those a step. `packed` rows hold several
     documents, whose mask is a tensor of its own. `backend` is the attention's, "auto" for the model's own choice;
-    `recompute` layers forget their activations; `average` keeps a second copy of the weights.
+    `recompute` layers forget their activations; `averages` counts further copies of the weights.
     """
 
     shape: Architecture
@@ -35,7 +36,7 @@ class Work:
     packed: bool = True
     backend: str = "auto"
     recompute: bool = False
-    average: bool = False
+    averages: int = 0
     validation_rows: int = 0
     validations: int = 0
     samples: int = 0
@@ -66,9 +67,7 @@ class Work:
     @property
     def copies_checkpoints(self) -> bool:
         """Tell whether checkpoints are copied first and written while training goes on."""
-        from ludus.learning import checkpoints
-
-        return hasattr(checkpoints, "Saver")
+        return find_spec("ludus.learning.saver") is not None
 
     def with_(self, **changes: Any) -> "Work":
         """Return the work with some figures changed."""
@@ -99,7 +98,7 @@ def pretraining(recipe: Any, text: Text, *, native_bfloat16: bool | None = None)
         packed=text.packed,
         backend=str(getattr(recipe.model, "attention", None) or "auto"),
         recompute=bool(getattr(settings, "recompute", False)),
-        average=bool(getattr(settings, "average", None)),
+        averages=_averages(getattr(settings, "average", None)),
         validation_rows=min(settings.validation_rows, text.validation_rows(data.context)),
         validations=_times(settings.steps, settings.validate_every),
         samples=_times(settings.steps, settings.sample_every),
@@ -118,6 +117,13 @@ def precision_of(asked: str, native_bfloat16: bool | None = None) -> str:
     from ludus.learning.precision import choose
 
     return str(choose("auto")[0]).removeprefix("torch.")
+
+
+def _averages(settings: Any) -> int:
+    """Count the copies of the weights that an average of them keeps."""
+    if settings is None:
+        return 0
+    return 1 if settings.decay is not None else settings.last_steps or 0
 
 
 def _times(steps: int, every: int | None) -> int:
