@@ -23,7 +23,9 @@ from ludus.learning.saver import Saver
 from ludus.learning.settings import TrainingSettings
 from ludus.learning.stopping import Stopping, restore_best
 from ludus.model.cost import flops_per_token
+from ludus.model.experts import Balance
 from ludus.model.transformer import Transformer
+from ludus.parallel import mesh
 from ludus.recipes.place import Place
 from ludus.runs.manifest import Manifest
 from ludus.runs.metrics import MetricsLog
@@ -87,6 +89,7 @@ class Company:
         settings, last = self.settings, self.settings.steps
         save = hooks.every(settings.checkpoint_every or 1, self.saving, last=last)
         found: list[Hook | None] = [
+            self._balance() if self.work.model.shape.experts else None,
             self._follow if self.average else None,
             measures.rates,
             measures.update_ratio(self.run, settings.measure_every),
@@ -119,6 +122,13 @@ class Company:
             return
         with self.average.weights(self.run.model):
             yield
+
+    def _balance(self) -> Hook:
+        """Keep the experts of a mixture equally busy; their biases are saved with the weights."""
+        experts = self.work.model.shape.experts
+        assert experts is not None
+        balance = Balance(self.work.model, experts.balance_rate, mesh.current().total)
+        return lambda run, metrics: metrics.update(balance())
 
     def _follow(self, run: Run, metrics: Metrics) -> None:
         assert self.average is not None
