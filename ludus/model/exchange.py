@@ -74,7 +74,7 @@ def load(folder: Path | str, dtype: torch.dtype = torch.float32) -> Transformer:
     layout, shape = layout_of(config, folder), architecture_of(config, folder)
     with torch.device("meta"):
         model = Transformer(shape)
-    wanted = _weights(model)
+    wanted = _lasting(model)
     places = {place.foreign: place for place in layout.places(wanted)}
     found: dict[str, Tensor] = {}
     for place, tensor in _read(folder, places, layout):
@@ -115,16 +115,22 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _weights(model: Transformer) -> Mapping[str, Tensor]:
-    """Return the weights and lasting buffers that belong to the architecture, a tied head left out."""
+    """Return what of a model is saved, once it is sure that all of it belongs to the architecture."""
     with torch.device("meta"):
         names = Transformer(model.shape).state_dict().keys()
-    tensors = dict(model.state_dict(keep_vars=True))
-    others = [name for name in tensors if name not in names]
+    found = _lasting(model)
+    others = [name for name in found if name not in names]
     if others:
         raise CheckpointError(
             f"the model has weights that a checkpoint has no place for ({others[0]}, {len(others)} in all); "
             "merge its adapter first, or save the adapter alone"
         )
+    return found
+
+
+def _lasting(model: Transformer) -> Mapping[str, Tensor]:
+    """Return weights and lasting buffers, a tied head left out."""
+    tensors = model.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in tensors.items() if not (model.shape.tied and name == "lm_head.weight")}
 
 

@@ -13,6 +13,7 @@ from ludus.learning.objectives.next_token import next_token
 from ludus.learning.objectives.policy import clipped_policy
 from ludus.learning.objectives.preference import direct_preference
 from ludus.model.head import target_logps
+from ludus.parallel.mesh import Mesh
 
 ROWS, TIME = 4, 9
 
@@ -148,6 +149,19 @@ def test_a_head_under_surgery_learns_the_same(tiny, terms):
     expected["loss"].backward()
     for ours, theirs in zip(wrapped.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("plain_entries", [0, 1 << 20])
+def test_float16_with_a_loss_scale_has_the_gradient_of_float32(tiny, monkeypatch, plain_entries):
+    monkeypatch.setattr("ludus.model.head.PLAIN_ENTRIES", plain_entries)
+    exact, model, given = tiny(), tiny(), batch()
+    model.precision = torch.float16
+    (next_token(exact, given)["loss"] / given.weight).backward()
+    (next_token(model, given)["loss"] * (2.0**16 / given.weight)).backward()
+    norms = [float(Mesh().clip_(one, 1e9, scale=scale)) for one, scale in ((exact, 1.0), (model, 2.0**16))]
+    assert norms[1] == pytest.approx(norms[0], rel=0.01)
+    for ours, theirs in zip(model.parameters(), exact.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).norm() < 0.02 * theirs.grad.norm()
 
 
 def test_nothing_is_gathered_where_every_position_is_learned(tiny):

@@ -1,5 +1,6 @@
 """Law 8 for every family: a model goes to transformers and comes back with its logits, names and architecture."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ludus.base.errors import CheckpointError
-from ludus.model.architecture import Experts, RopeScaling
+from ludus.model.architecture import Architecture, Experts, RopeScaling
 from ludus.model.exchange import load, notice, save
 from ludus.model.families import FOREIGN, LAYOUTS, layout_for
+from ludus.model.presets import FAMILIES as PRESETS
 
 ROW = torch.arange(40).view(2, 20)
 YARN = RopeScaling("yarn", 4.0, original_context=128, beta_fast=4.0, beta_slow=0.3)  # felt at a base of 20
@@ -193,6 +195,16 @@ def test_each_misfit_is_named(shape, changes: dict, blamed: str):
 def test_a_switch_without_effect_is_no_misfit(shape):
     assert layout_for(shape(norm_bias=False, windows=(None, None), dropout=0.3)).name == "LlamaForCausalLM"
     assert layout_for(shape(**GPT2, rope_theta=5.0, rope_scaling=YARN)).name == "GPT2LMHeadModel"
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [("llama", "LlamaForCausalLM"), ("gpt2", "GPT2LMHeadModel"), ("modern", "LudusForCausalLM")],
+)
+def test_presets_are_written_as_what_they_are_named_for(shape, family: str, expected: str):
+    known = {field.name for field in dataclasses.fields(Architecture)}
+    switches = {name: value for name, value in PRESETS[family].items() if name in known}
+    assert layout_for(shape(**switches, kv_heads=4)).name == expected
 
 
 def test_the_table_of_layouts_has_no_name_twice():
