@@ -9,6 +9,7 @@ from ludus.model.transformer import Transformer
 
 BIASES = {"attention_bias": True, "output_bias": True, "mlp_bias": True}
 SWITCHES = {
+    "llama": {},
     "gpt2": {
         "norm": "layer",
         "position": "learned",
@@ -46,7 +47,11 @@ SWITCHES = {
     },
     "mixture": {"experts": Experts(5, 2, 0, 12), "activation": "gelu"},
 }
-EVERY = [(switch, "plain") for switch in SWITCHES] + [("modern", "fused"), ("windowed", "fused"), ("windowed", "flex")]
+EVERY = [(switch, "plain") for switch in SWITCHES if SWITCHES[switch]] + [
+    ("modern", "fused"),
+    ("windowed", "fused"),
+    ("windowed", "flex"),
+]
 KINDS = [" ".join(kind) for kind in EVERY]
 
 

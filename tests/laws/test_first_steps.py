@@ -6,16 +6,20 @@ import math
 import pytest
 import torch
 from law_stages import STAGES, answers, pairs, step
+from switches import SWITCHES
 
 from ludus.adapters.lora import lora
 from ludus.adapters.settings import LoraSettings
 from ludus.adapters.surgery import switched_off
+from ludus.base.config.fill import fill
 from ludus.data.pairs import stack
 from ludus.learning.objectives.logps import frozen_logps
 from ludus.learning.objectives.next_token import next_token
 from ludus.learning.objectives.policy import clipped_policy
 from ludus.learning.objectives.preference import direct_preference
 from ludus.learning.reference import reference_logps
+from ludus.model.presets import FAMILIES
+from ludus.model.settings import ModelSettings, architecture
 from ludus.model.transformer import build
 from ludus.rollouts.settings import RolloutSettings
 from ludus.rollouts.source import Rollouts, WithReference
@@ -24,18 +28,33 @@ pytestmark = pytest.mark.law
 KINDS = ["plain", "fused", "tied", "lora", "recomputed"]
 
 
+SIZES = [{}, {"layers": 1, "width": 16, "head_dim": 4}, {"vocabulary": 1000}]
+
+
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if "pretrain" in stage or "sft" in stage])
-@pytest.mark.parametrize("changes", [{}, {"layers": 1, "width": 16, "head_dim": 4}, {"vocabulary": 1000}])
+@pytest.mark.parametrize("changes", [*SIZES, *SWITCHES.values()])
 def test_the_first_loss_of_fresh_weights_is_the_logarithm_of_the_vocabulary(shape, stage: str, changes: dict):
     model = build(shape(**changes), seed=3)
     _, metrics = step(model, next_token, STAGES[stage].batches(model, 4))
     assert metrics["loss"] == pytest.approx(math.log(model.shape.vocabulary), rel=1e-6)
 
 
-def test_a_tied_head_begins_near_that_loss(shape):
-    model = build(shape(tied=True), seed=3)
+@pytest.mark.parametrize("initial", ["zero", "gpt2"])
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_tied_or_drawn_head_begins_near_that_loss(shape, switch: str, initial):
+    model = build(shape(**SWITCHES[switch] | {"tied": True}), seed=3, initial=initial)
     _, metrics = step(model, next_token, STAGES["pretrain"].batches(model, 4))
     assert metrics["loss"] == pytest.approx(math.log(61), rel=0.01)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("depth", [2, 6])
+def test_every_family_begins_at_that_loss(family: str, depth: int):
+    settings = fill(ModelSettings(family=family, depth=depth, width=32, heads=2))
+    model = build(architecture(settings, vocabulary=61, context=64), seed=3, initial=settings.initial)
+    _, metrics = step(model, next_token, STAGES["pretrain packed"].batches(model, 4))
+    exact = not model.shape.tied and settings.initial == "zero"
+    assert metrics["loss"] == pytest.approx(math.log(61), rel=1e-6 if exact else 0.01)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,7 @@ from ludus.model.transformer import Transformer
 from ludus.optim.groups import build as build_optimizer
 from ludus.optim.settings import AdamWSettings, MuonSettings
 
-CHANGES = [{}, {"tied": True}, {"heads": 2, "head_dim": 12}, {"layers": 3, "hidden": 20}, *SWITCHES.values()]
+CHANGES = [{"tied": True}, {"heads": 2, "head_dim": 12}, {"layers": 3, "hidden": 20}, *SWITCHES.values()]
 NAMED = [(family, size) for family, sizes in SIZES.items() for size in sizes]
 # As published: GPT-2's and Llama's model cards, SmolLM2's.
 PUBLISHED = {
