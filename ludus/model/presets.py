@@ -10,7 +10,7 @@ from typing import Any
 LLAMA: dict[str, Any] = {
     "norm": "rms",
     "norm_epsilon": 1e-5,
-    "norm_bias": False,
+    "norm_bias": True,  # of a layer norm, should one be set
     "position": "rope",
     "activation": "swiglu",
     "qk_norm": "none",
@@ -33,7 +33,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": LLAMA
     | {
         "norm": "layer",
-        "norm_bias": True,
         "position": "learned",
         "activation": "gelu_tanh",
         "attention_bias": True,
