@@ -12,10 +12,13 @@ _NAME = "shelf"
 
 
 class Shelf:
-    """Append documents, then read them back in order, more than once if need be; `clear` when done."""
+    """Append documents, then read them back in order, more than once if need be; `clear` when done.
 
-    def __init__(self, folder: Path, held_characters: int = _HELD_CHARACTERS) -> None:
-        self.folder, self.held_characters = folder / f".{_NAME}", held_characters
+    `folder` is made where there are too many to hold, and gone again when they are cleared.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.documents = self.characters = 0
         self._held: list[Document] = []
         self._disk: Writer | None = None
@@ -24,7 +27,7 @@ class Shelf:
         """Put a document after the others."""
         self.documents += 1
         self.characters += len(document.text)
-        if self._disk is None and self.characters > self.held_characters:
+        if self._disk is None and self.characters > _HELD_CHARACTERS:
             self.folder.mkdir(parents=True)
             self._disk = Writer(self.folder, _NAME)
             for each in self._held:

@@ -1,11 +1,13 @@
 import json
 import random
+import weakref
 from pathlib import Path
 
 import pytest
 
 from ludus.base.errors import DataError
-from ludus.corpus import shards
+from ludus.corpus import build as build_module
+from ludus.corpus import dedup, shards, shelf
 from ludus.corpus.build import build, read
 from ludus.corpus.dedup import leaders
 from ludus.corpus.document import Document
@@ -60,6 +62,48 @@ def test_the_same_settings_give_the_same_corpus(tmp_path: Path):
     files = {path.name: path.read_bytes() for path in (tmp_path / "corpus").iterdir()}
     assert built(tmp_path, *TEXTS) == first
     assert {path.name: path.read_bytes() for path in (tmp_path / "corpus").iterdir()} == files
+
+
+@pytest.mark.law
+@pytest.mark.parametrize("near_duplicates", [True, False])
+def test_a_corpus_that_is_put_aside_on_the_disk_is_the_one_held_in_memory(tmp_path, monkeypatch, near_duplicates: bool):
+    texts = TEXTS + MESSY + [long_text(99) * 30]
+    held = built(tmp_path, *texts, near_duplicates=near_duplicates)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "corpus").iterdir()}
+    monkeypatch.setattr(shelf, "_HELD_CHARACTERS", 3000)
+    monkeypatch.setattr(dedup, "_BATCH_SHINGLES", 90)
+    assert built(tmp_path, *texts, near_duplicates=near_duplicates) == held
+    assert {path.name: path.read_bytes() for path in (tmp_path / "corpus").iterdir()} == files
+
+
+def test_beyond_a_number_of_documents_kin_is_no_longer_looked_for_and_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_module, "_KIN_DOCUMENTS", 5)
+    report = built(tmp_path, *TEXTS, near_duplicates=False)
+    assert report["kept"]["documents"] == len(TEXTS)
+    assert report["notes"] == ["more than 5 documents: near copies of those held out were not looked for"]
+
+
+def test_documents_pass_through_as_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of what is read, no more is held than the shelf and the comparison of near copies ask for."""
+    monkeypatch.setattr(shelf, "_HELD_CHARACTERS", 3000)
+    monkeypatch.setattr(dedup, "_BATCH_SHINGLES", 500)
+    alive, most = weakref.WeakSet(), []
+
+    class Watched(str):
+        __slots__ = ("__weakref__",)
+
+    def found(settings, reading):
+        for number in range(400):
+            text = Watched(long_text(1000 + number))
+            alive.add(text)
+            most.append(len(alive))
+            yield Document(text, str(number), "s")
+
+    monkeypatch.setattr(build_module, "documents", found)
+    monkeypatch.setattr(build_module, "clean", lambda text: text)
+    build(CorpusSettings(), tmp_path, seed=0)
+    assert len(most) == 400
+    assert max(most) < 60
 
 
 @pytest.mark.parametrize("near_duplicates", [True, False])

@@ -39,7 +39,9 @@ def written(folder: Path, found: list[str]) -> str:
     return str(folder)
 
 
-def test_the_tokens_on_disk_spell_the_corpus_framed_document_for_document(tmp_path: Path):
+@pytest.mark.parametrize("batch", [1, 300, 1_000_000])
+def test_the_tokens_on_disk_spell_the_corpus_framed_document_for_document(tmp_path: Path, monkeypatch, batch: int):
+    monkeypatch.setattr(tokenizer, "_BATCH_CHARACTERS", batch)
     path = written(tmp_path / "a.jsonl", texts("the cat sat on a mat and saw the sea", 90, 0))
     where = place(tmp_path, corpus={"path": path, "near_duplicates": False})
     report, vocabulary = made(where)
