@@ -33,7 +33,7 @@ def float8(model: nn.Module, *, emulate: bool = False) -> Converted:
         fits = layer.in_features % MULTIPLE == 0 == layer.out_features % MULTIPLE
         (found.converted if fits else found.left).append(name)
         if fits:
-            layer.forward = functools.partial(_forward, layer, emulate)
+            layer.forward = functools.partial(_forward, layer, emulate)  # type: ignore[assignment]
     return found
 
 
@@ -80,4 +80,5 @@ def _multiply(left: Tensor, right: Tensor, kind: torch.dtype, out: torch.dtype, 
     if emulate:
         return F.linear(first.float() * scale, second.float() * other).to(out)
     narrow = out if out in (torch.bfloat16, torch.float16) else torch.bfloat16
-    return torch._scaled_mm(first, second.T, scale_a=scale, scale_b=other, out_dtype=narrow).to(out)
+    found = torch._scaled_mm(first, second.T, scale_a=scale, scale_b=other, out_dtype=narrow)  # type: ignore[attr-defined]
+    return found.to(out)

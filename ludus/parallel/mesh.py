@@ -50,11 +50,11 @@ class Mesh:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if not gradients:
             return torch.zeros(())
-        norms = torch._foreach_norm(gradients)
+        norms = torch._foreach_norm(gradients)  # type: ignore[attr-defined]
         norm = torch.linalg.vector_norm(torch.stack([each.to(norms[0].device) for each in norms])) / scale
         factor = (limit / (norm + 1e-6)).clamp(max=1.0) / scale
         if norm.device.type != "cpu" or float(factor) != 1.0:  # only a processor can look without waiting
-            torch._foreach_mul_(gradients, factor)
+            torch._foreach_mul_(gradients, factor)  # type: ignore[attr-defined]
         return norm
 
 

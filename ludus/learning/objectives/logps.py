@@ -59,8 +59,16 @@ def summed_nll(model: Transformer, batch: Batch, *, z_loss: float, label_smoothi
     hidden, targets, weights, _ = learned(model, batch)
     if type(model.lm_head) is nn.Linear:
         ones = weights.device.type == "cpu" and bool((weights == 1).all())
-        terms = {"z_loss": z_loss, "label_smoothing": label_smoothing}
-        return summed_loss(hidden, model.lm_head.weight, targets, None if ones else weights, **_how(model), **terms)
+        factors = None if ones else weights
+        return summed_loss(
+            hidden,
+            model.lm_head.weight,
+            targets,
+            factors,
+            z_loss=z_loss,
+            label_smoothing=label_smoothing,
+            **_how(model),
+        )
     return plain_loss(model.logits(hidden), targets, weights, z_loss=z_loss, label_smoothing=label_smoothing)
 
 
