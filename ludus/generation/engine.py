@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ludus.generation.cache import KVCache
+from ludus.generation.lean import WORTH_COPYING, lean
 from ludus.generation.sampling import sample
 from ludus.model.transformer import Transformer
 
@@ -54,12 +55,13 @@ def generate(
     """
     training = model.training
     model.eval()
+    speaking = lean(model) if prompts and sampling.max_new_tokens >= WORTH_COPYING else model
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     size = max(1, rows // group)
     completions: dict[int, list[Completion]] = {}
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
-        found = _complete(model, [prompts[index] for index in chosen], sampling, generator, group)
+        found = _complete(speaking, [prompts[index] for index in chosen], sampling, generator, group)
         for place, index in enumerate(chosen):
             completions[index] = found[place * group : (place + 1) * group]
     model.train(training)
@@ -71,7 +73,7 @@ def stream(
     model: Transformer, prompt: Sequence[int], sampling: Sampling, *, generator: torch.Generator | None = None
 ) -> Iterator[int]:
     """Yield the tokens after one prompt as they are drawn, the stop token included."""
-    model.eval()
+    model = lean(model.eval()) if sampling.max_new_tokens >= WORTH_COPYING else model.eval()
     cache, logits = _prefill(model, [prompt], sampling.max_new_tokens)
     for _ in range(sampling.max_new_tokens):
         token, _ = _draw(logits, sampling, generator)

@@ -33,14 +33,23 @@ def sample(
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Draw a token a row and return it with its log-probability under the distribution it was drawn from.
 
-    Temperature 0 takes the best token; its log-probability is then that of the unscaled softmax.
+    Temperature 0 takes the best token; its log-probability is then that of the unscaled softmax. Of tokens that share
+    the last place among the `top_k` best, some are left out, so that there are never more.
     """
     if temperature == 0:
         tokens = logits.argmax(dim=-1)
-        return tokens, logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0]
-    logps = restrict(logits / temperature, top_k=top_k, top_p=top_p).log_softmax(dim=-1)
-    tokens = _draw(logps.exp(), generator)
-    return tokens, logps.gather(1, tokens[:, None])[:, 0]
+        return tokens, logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
+    if 0 < top_k < logits.shape[-1]:  # the others cannot be drawn: nothing more is to be done over the vocabulary
+        kept, order = logits.topk(top_k, dim=-1)
+        places, logps = _sample(restrict(kept / temperature, top_p=top_p), generator)
+        return order.gather(1, places[:, None])[:, 0], logps
+    return _sample(restrict(logits / temperature, top_p=top_p), generator)
+
+
+def _sample(logits: Float[Tensor, "rows kept"], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    logps = logits.log_softmax(dim=-1)
+    places = _draw(logps.exp(), generator)
+    return places, logps.gather(1, places[:, None])[:, 0]
 
 
 def _draw(probabilities: Float[Tensor, "rows vocab"], generator: torch.Generator | None) -> Int[Tensor, " rows"]:

@@ -66,6 +66,12 @@ def test_top_k_keeps_the_best():
     assert torch.equal(restrict(LOGITS[None], top_k=99), LOGITS[None])
 
 
+def test_top_k_never_draws_more_tokens_than_it_says():
+    counts = drawn(torch.tensor([1.0, 2.0, 1.0, 1.0, 3.0]), top_k=3)
+    assert counts.count_nonzero() == 3
+    assert counts[1] > 0 < counts[4]
+
+
 @pytest.mark.parametrize("top_p", [0.0, 0.1, 0.5, 0.9, 0.98])
 def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float):
     probabilities = LOGITS.softmax(0)
@@ -82,7 +88,7 @@ def test_log_probabilities_are_those_of_the_distribution_drawn_from():
     generator = torch.Generator().manual_seed(0)
     tokens, logps = sample(logits, temperature=0.7, generator=generator, top_k=4)
     expected = restrict(logits / 0.7, top_k=4).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-    assert torch.equal(logps, expected)
+    torch.testing.assert_close(logps, expected)
 
 
 def test_temperature_zero_takes_the_best_and_draws_nothing():
