@@ -97,7 +97,7 @@ def _patterns(files: Any) -> list[str]:
         return [files]
     splits = [each for each in files or () if isinstance(each, dict)]
     training = [each for each in splits if each.get("split") == "train"] or splits
-    paths = [each.get("path") for each in training] or list(files or ())
+    paths: list[Any] = [each.get("path") for each in training] or list(files or ())
     return [path for each in paths for path in (each if isinstance(each, list) else [each])]
 
 

@@ -64,7 +64,7 @@ def read(path: Path, way: Way) -> Rows:
 
 def _opened(path: Path) -> IO[bytes]:
     if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rb")
+        return io.BufferedReader(gzip.open(path, "rb"))  # type: ignore[arg-type]
     if path.suffix.lower() == ".zst":
         import pyarrow
 

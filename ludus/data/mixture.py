@@ -124,6 +124,21 @@ class Mixture:
     def _epochs(self, name: str) -> float:
         return self.trained[name] / max(self.domains[name].shards.predictions, 1)
 
+    def outlook(self, batches: int) -> dict[str, float]:
+        """Return how often each domain will about be read in so many batches, at the weights and caps it has."""
+        found = dict.fromkeys(self.names, 0.0)
+        for batch in range(batches):
+            weights = self.weights(batch)
+            there = {
+                name: weights.get(name, 0.0)
+                for name in self.names
+                if found[name] < (self.domains[name].epochs or np.inf)
+            }
+            predictions = self.rows(batch) * self.ranks * (self.length - 1) / (sum(there.values()) or np.inf)
+            for name, weight in there.items():
+                found[name] += weight * predictions / max(self.domains[name].shards.predictions, 1)
+        return found
+
     def account(self) -> dict[str, Any]:
         """Return what became of all tokens so far, in all and by domain, and the epochs of each domain."""
         by_domain = {name: {"trained": self.trained[name], "epochs": self._epochs(name)} for name in self.names}

@@ -72,21 +72,21 @@ class Writer:
         tokens = np.ascontiguousarray(document, dtype=self.dtype)
         with writing(self.folder):
             while len(tokens):
-                part, tokens = self._next_part(tokens)
-                part.tofile(self._file)
+                file, part, tokens = self._next_part(tokens)
+                part.tofile(file)
         self._offsets.append(self._offsets[-1] + len(document))
         self.num_bytes += num_bytes
 
-    def _next_part(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the open file still takes, opening the next one where it is full, and the rest."""
-        if not self._room:
+    def _next_part(self, tokens: np.ndarray) -> tuple[BinaryIO, np.ndarray, np.ndarray]:
+        """Return the open file, the next one where it was full, what it still takes, and the rest."""
+        if self._file is None or not self._room:
             self._end_file()
             name = f"tokens-{len(self._files):05d}.bin"
             self._file, self._files[name], self._room = (self.folder / name).open("wb"), 0, self.file_tokens
         part = tokens[: self._room]
         self._room -= len(part)
         self._files[next(reversed(self._files))] += len(part)
-        return part, tokens[len(part) :]
+        return self._file, part, tokens[len(part) :]
 
     def _end_file(self) -> None:
         if self._file is not None:

@@ -73,6 +73,20 @@ class Rows:
         """Return the rows of an epoch, each a list of (start, stop), in the order they are read."""
         return [[(start, stop) for start, stop in row.tolist()] for row in self.planned.rows(epoch).listed()]
 
+    def outlook(self) -> dict[str, float]:
+        """Return what an epoch holds: tokens, rows and the share of padding; from its first block where it has more."""
+        there, blocks = self.planned.pieces(0), self.planned.blocks(0)
+        first = self.planned.at(0, 0).rows
+        tokens = int(first.sizes.sum())
+        scale = len(there) / len(first.ranges) if blocks > 1 else 1.0
+        padding = 1 - tokens / (len(first) * self.length)
+        return {
+            "tokens": round(tokens * scale),
+            "rows": round(len(first) * scale),
+            "padding": padding,
+            "blocks": blocks,
+        }
+
     def account(self) -> dict[str, int]:
         """Return what became of all tokens so far: predicted, padded beside them, and dropped, which none is."""
         return {"trained": self.trained, "padded": self.padded, "dropped": self.planned.dropped}

@@ -139,3 +139,12 @@ def test_weights_that_cannot_be_are_refused():
         mixture(web=-1)
     with pytest.raises(ConfigError, match="all 0"):
         mixture(web=0, books=0, code=0)
+
+
+def test_how_often_each_domain_will_be_read_is_known_before():
+    changes = {"epochs": {"books": 2}, "batches": 60, "annealing": [(0.5, {"web": 1, "code": 3})]}
+    mixed = mixture(**changes)
+    before = mixed.outlook(60)
+    list(islice(mixed, 60))
+    for name, domain in mixed.account()["domains"].items():
+        assert abs(before[name] / domain["epochs"] - 1) < 0.2  # rows of twelve are not quite full

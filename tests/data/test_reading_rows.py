@@ -96,6 +96,19 @@ def test_the_account_of_a_source_adds_up_over_epochs():
     assert again.account() == account
 
 
+@pytest.mark.parametrize("block", [60, 1 << 14])
+def test_what_an_epoch_holds_is_known_from_its_first_block(block: int):
+    ends = np.cumsum(np.random.default_rng(0).integers(5, 40, 400))
+    pieces = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
+    source = Rows(
+        np.zeros(ends[-1], np.uint16), None, lambda epoch: pieces, length=40, rows=2, pad_token=0, seed=0, block=block
+    )
+    found, rows = source.outlook(), len(source.plan(0))
+    assert abs(found["tokens"] / ends[-1] - 1) < (0.1 if block == 60 else 1e-9)
+    assert abs(found["rows"] / rows - 1) < (0.2 if block == 60 else 1e-9)
+    assert abs(found["padding"] - (1 - ends[-1] / (rows * 40))) < (0.15 if block == 60 else 1e-9)
+
+
 def test_a_source_reads_several_files_as_it_reads_one():
     pieces = np.array([[0, 9], [9, 30], [30, 31], [31, 60]])
     made = {"length": 30, "rows": 2, "pad_token": 0, "seed": 0}
