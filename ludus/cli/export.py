@@ -46,7 +46,13 @@ def main(argv: Sequence[str]) -> int:
     speaker = Speaker.load(source)
     exchange.save(speaker.model, output.resolve(), speaker.tokenizer, facts(source))
     size = sum(file.stat().st_size for file in output.iterdir())
-    say(f"{source} is now in {output} ({size / 1e6:.1f} MB), in Hugging Face's layout\n\nuse it from Python:\n")
+    warning = exchange.notice(speaker.model.shape)
+    layout = "ludus' own layout" if warning else "Hugging Face's layout"
+    say(f"{source} is now in {output} ({size / 1e6:.1f} MB), in {layout}")
+    if warning:
+        say(warning)
+        return 0
+    say("\nuse it from Python:\n")
     lines = CONTINUING if speaker.only_continues else CHATTING
     say(lines.format(folder=str(output.resolve()), bos=speaker.tokenizer.bos_token))
     return 0

@@ -46,20 +46,22 @@ class Recipe:
     precision: torch.dtype = torch.float32
 
 
-class Muon(torch.optim.Optimizer):
+class Muon:
     """Muon over matrices only; give embeddings, heads and vectors to AdamW.
 
     `ranks` processes with the same gradients share the work: every rank must call `step` alike.
     """
 
-    def __init__(self, params: list[dict], *, rank: int = 0, ranks: int = 1, recipe: Recipe | None = None) -> None:
-        super().__init__(params, {"lr": 0.0, "weight_decay": 0.0})
+    def __init__(self, groups: list[dict], *, rank: int = 0, ranks: int = 1, recipe: Recipe | None = None) -> None:
+        """Each group has `params`, `lr` and `weight_decay`."""
+        self.param_groups = groups
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
         self.recipe, self.rank, self.ranks = recipe or Recipe(), rank, ranks
         self.stacks: list[list[Stack]] = []  # of each group, once there is something to remember
         self.steps: Tensor | None = None  # updates so far, where the momentum warms up
 
     @torch.no_grad()
-    def step(self, closure: None = None, *, skip: Tensor | None = None) -> None:  # type: ignore[override]
+    def step(self, *, skip: Tensor | None = None) -> None:
         """Update every matrix that has a gradient, unless `skip` (0-dim, bool, on the device of the weights) is true.
 
         Skipped, weights and state keep every bit, whatever the gradients hold, and the host never waits to know.
@@ -134,7 +136,7 @@ class Muon(torch.optim.Optimizer):
             updates = self._normalise(updates, stack.rows, where, skip)
         rows, columns = updates.shape[-2:]
         scale = group["lr"] * _scale(self.recipe.scale, rows, columns)
-        decay: float | Tensor = 1 - group["lr"] * group["weight_decay"]
+        decay: float | Tensor = 1 - group["lr"] * group.get("weight_decay", 0.0)
         if skip is not None:
             updates = torch.where(skip, torch.zeros_like(updates), updates)
             decay = torch.where(skip, torch.ones_like(skip, dtype=updates.dtype), decay)

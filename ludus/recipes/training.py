@@ -61,7 +61,14 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
     """Train, or continue training, and leave the model with its card in the stage's folder."""
     settings, folder = work.settings, place.stage(work.name)
     torch.manual_seed(derive_seed(place.recipe.seed, work.name, "torch"))
-    optimizer = groups.build(work.model.named_parameters(), settings.optimizer, precision=work.model.precision)
+    ranks = mesh.current()
+    optimizer = groups.build(
+        work.model.named_parameters(),
+        settings.optimizer,
+        precision=work.model.precision,
+        rank=ranks.rank,
+        ranks=ranks.ranks,
+    )
     schedule = schedules.build(settings.schedule, settings.steps)
     where = work.model.embed_tokens.weight.device
     scaling = precision.policy(place.recipe.precision, where).scaling
@@ -80,7 +87,7 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
             steps=settings.steps,
             accumulate=settings.accumulate,
             clip=settings.clip,
-            mesh=mesh.current(),
+            mesh=ranks,
             hooks=company.hooks(meter, asked),
         )
         company.end()

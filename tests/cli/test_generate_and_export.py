@@ -82,7 +82,7 @@ def test_transformers_loads_an_export_to_the_same_logits_tokens_and_conversation
     assert tokenizer("Grüße, 🦉", add_special_tokens=False).input_ids == ours.tokenizer.encode("Grüße, 🦉")
     row = torch.tensor([rendered])
     with torch.no_grad():
-        torch.testing.assert_close(theirs(row).logits, ours.model(row), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(theirs(row).logits, ours.model(row), rtol=3e-5, atol=3e-5)
     lines = capsys.readouterr().out.rpartition("\n\n")[2]
     assert len(lines.splitlines()) == 3
     exec(lines, {})  # the lines that export tells a person to run

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -248,7 +252,7 @@ def test_without_a_fused_kernel_the_steps_are_the_same(monkeypatch):
     monkeypatch.setattr("ludus.optim.groups.FUSED", set())
     monkeypatch.setattr("ludus.optim.groups.READ_AT_ONCE", ())
     second = build(plain.items(), AdamWSettings())
-    assert not second.parts["adamw"].defaults["fused"]
+    assert not second.parts["adamw"].fused
     for step in range(4):
         give_gradients(ours, step)
         give_gradients(plain, step)
@@ -288,3 +292,19 @@ def test_a_model_of_one_role_is_trained_too(settings):
         give_gradients(named, 0)
         optimizer.step()
         assert len(optimizer.rates()) == len(optimizer.parameters_by_role()) == 1
+
+
+def test_an_update_does_not_import_the_compiler():
+    """It takes longer to import than a small model takes to train."""
+    code = (
+        "import sys, torch\n"
+        "from ludus.optim.groups import build\n"
+        "from ludus.optim.settings import MuonSettings\n"
+        "weight = torch.nn.Parameter(torch.eye(4))\n"
+        "optimizer = build([('layers.0.weight', weight), ('lm_head.weight', torch.nn.Parameter(torch.eye(3)))], "
+        "MuonSettings())\n"
+        "weight.sum().backward()\n"
+        "optimizer.step()\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
