@@ -8,6 +8,7 @@ from switches import KINDS as SWITCHED
 from switches import switched
 from torch import Tensor
 
+from ludus.base.errors import ConfigError
 from ludus.generation.cache import KVCache
 from ludus.generation.engine import Sampling, generate, stream
 
@@ -128,6 +129,26 @@ def test_sampled_log_probabilities_are_those_of_the_full_forward_pass(make, kind
         logps = model(torch.tensor([prompt + completion.tokens])).log_softmax(-1)[0, len(prompt) - 1 : -1]
         expected = logps.gather(1, torch.tensor(completion.tokens)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(completion.logps), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+@torch.no_grad()
+def test_a_text_longer_than_the_context_goes_on_looking_back_no_further_than_it(tiny, padding: int):
+    model, windowed = tiny(context=6), tiny(context=64, windows=(6, 6))
+    text = torch.stack(prompts([14, 14]))
+    rows = torch.cat([torch.zeros(2, padding, dtype=torch.long), text], dim=1)
+    cache = KVCache(model.shape, torch.tensor([padding, padding]), 14 + padding, torch.float32)
+    found = torch.cat([model(part, cache=cache) for part in rows.split([6 + padding, 1, 4, 1, 1, 1], dim=1)], dim=1)
+    torch.testing.assert_close(found[:, padding:], windowed(text), **CLOSE)
+
+
+@torch.no_grad()
+def test_learned_positions_end_with_the_context_and_say_so(tiny):
+    model = tiny(context=6, position="learned")
+    cache = KVCache(model.shape, torch.tensor([2, 3]), 12, torch.float32)
+    assert model(torch.zeros(2, 8, dtype=torch.long), cache=cache).isfinite().all()
+    with pytest.raises(ConfigError, match="a text of 7 tokens, and the model has learned 6 positions"):
+        model(torch.zeros(2, 1, dtype=torch.long), cache=cache)
 
 
 @torch.no_grad()

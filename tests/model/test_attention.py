@@ -28,6 +28,15 @@ def test_the_backends_agree(shape, queries: int, keys: int, documents: torch.Ten
         torch.testing.assert_close(attend(name, inputs, sight, window), plain, rtol=1e-5, atol=1e-6)
 
 
+def test_the_backends_agree_where_whole_blocks_are_skipped_in_one_row_and_not_in_another(shape):
+    documents = torch.stack([torch.arange(300) // 150, torch.zeros(300, dtype=torch.long)])
+    sight = Sight(shape(), documents, documents=documents)
+    inputs = tuple(heads(time=300, seed=seed) for seed in range(3))
+    plain = attend("plain", inputs, sight)
+    for name in ("fused", "flex"):
+        torch.testing.assert_close(attend(name, inputs, sight), plain, rtol=1e-5, atol=1e-6)
+
+
 def test_attention_is_a_weighted_mean_of_the_values_that_may_be_seen():
     queries, keys, values = heads(1, 1), heads(1, 1, seed=1), heads(1, 1, seed=2)
     mixed = BACKENDS["plain"].attend(queries, keys, values, None)
