@@ -1,7 +1,7 @@
 """AdamW (arXiv 1711.05101 algorithm 2), by PyTorch's fused kernel where there is one.
 
-Not `torch.optim.AdamW`: the first use of any `torch.optim.Optimizer` imports PyTorch's compiler, which takes longer than
-a small model takes to train. The kernel is the same, and so is every bit of the result.
+Not `torch.optim.AdamW`: the first use of any `torch.optim.Optimizer` imports PyTorch's compiler, which takes longer
+than a small model takes to train. The kernel is the same, and so is every bit of the result.
 """
 
 import torch
@@ -51,9 +51,9 @@ class AdamW:
 
     def _fused(self, group: dict, parameters: list[Tensor], states: list[dict], skip: Tensor | None) -> None:
         counts = [state["step"] for state in states]
-        torch._foreach_add_(counts, 1)
+        torch._foreach_add_(counts, 1)  # type: ignore[attr-defined]
         found_inf = None if skip is None else skip.float()
-        torch._fused_adamw_(
+        torch._fused_adamw_(  # type: ignore[attr-defined]
             parameters,
             [parameter.grad for parameter in parameters],  # type: ignore[misc]
             [state["exp_avg"] for state in states],
@@ -71,7 +71,7 @@ class AdamW:
             found_inf=found_inf,
         )
         if found_inf is not None:
-            torch._foreach_sub_(counts, [found_inf] * len(counts))
+            torch._foreach_sub_(counts, [found_inf] * len(counts))  # type: ignore[attr-defined]
 
     def _plain(self, group: dict, parameters: list[Tensor], states: list[dict], skip: Tensor | None) -> None:
         beta1, beta2 = self.betas

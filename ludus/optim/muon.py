@@ -54,7 +54,7 @@ class Muon:
 
     def __init__(self, groups: list[dict], *, rank: int = 0, ranks: int = 1, recipe: Recipe | None = None) -> None:
         """Each group has `params`, `lr` and `weight_decay`."""
-        self.param_groups = groups
+        self.param_groups = [{"weight_decay": 0.0} | group for group in groups]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         self.recipe, self.rank, self.ranks = recipe or Recipe(), rank, ranks
         self.stacks: list[list[Stack]] = []  # of each group, once there is something to remember
@@ -136,7 +136,7 @@ class Muon:
             updates = self._normalise(updates, stack.rows, where, skip)
         rows, columns = updates.shape[-2:]
         scale = group["lr"] * _scale(self.recipe.scale, rows, columns)
-        decay: float | Tensor = 1 - group["lr"] * group.get("weight_decay", 0.0)
+        decay: float | Tensor = 1 - group["lr"] * group["weight_decay"]
         if skip is not None:
             updates = torch.where(skip, torch.zeros_like(updates), updates)
             decay = torch.where(skip, torch.ones_like(skip, dtype=updates.dtype), decay)
