@@ -69,9 +69,10 @@ def test_gpt2_frames_documents_and_turns_with_its_one_token(gpt2: Tokenizer):
 
 
 @at_hand
-def test_an_existing_vocabulary_is_named_by_its_file():
-    named = prepare(iter(()), TokenizerSettings(path=str(GPT2 / "gpt2.tiktoken")))
-    assert named.encode("hello") == prepare(iter(()), TokenizerSettings(path=str(GPT2))).encode("hello")
+def test_an_existing_vocabulary_is_named_by_its_folder(gpt2: Tokenizer):
+    named = prepare(iter(()), TokenizerSettings(path=str(GPT2)))
+    text = "The same words, 12 of them, whichever file they were named in: naïve café."
+    assert named.encode(text) == gpt2.encode(text)
 
 
 def test_a_rank_file_that_is_not_gpt2s_is_one_clear_line(tmp_path: Path):
