@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ludus.model.architecture import Architecture, Experts
+from ludus.model.architecture import Activation, Architecture, Experts
 from ludus.model.feedforward import FeedForward, activate
 
 
@@ -23,7 +23,7 @@ class Stack(nn.Module):
     def __init__(self, shape: Architecture, experts: Experts) -> None:
         super().__init__()
         inward, outward = (experts.count, experts.hidden, shape.width), (experts.count, shape.width, experts.hidden)
-        self.kind = shape.activation
+        self.kind: Activation = shape.activation
         self.gate_proj = nn.Parameter(torch.zeros(inward)) if self.kind == "swiglu" else None
         self.up_proj = nn.Parameter(torch.zeros(inward))
         self.down_proj = nn.Parameter(torch.zeros(outward))

@@ -42,7 +42,7 @@ class FeedForward(nn.Module):
     def __init__(self, shape: Architecture, hidden: int | None = None) -> None:
         super().__init__()
         hidden = hidden or shape.hidden
-        self.kind = shape.activation
+        self.kind: Activation = shape.activation
         self.gate_proj = nn.Linear(shape.width, hidden, bias=shape.mlp_bias) if self.kind == "swiglu" else None
         self.up_proj = nn.Linear(shape.width, hidden, bias=shape.mlp_bias)
         self.down_proj = nn.Linear(hidden, shape.width, bias=shape.mlp_bias)
