@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -133,6 +134,7 @@ class _Count(TorchDispatchMode):
         self.peak, self.at_peak = self.total, dict(self.live)
 
 
+@lru_cache(maxsize=128)
 def measure(work: Work) -> Ledger:
     """Return what a step of the work holds at its peak, on top of what the process itself takes."""
     try:

@@ -16,7 +16,8 @@ from typing import Any
 from ludus.base.errors import RunError
 from ludus.planning.work import Work
 
-STEPS = 4  # the first warms up; from the third on, the heap has stopped growing
+STEPS, MOST_STEPS = 4, 30  # the first warms up; from the third on, the heap has stopped growing
+TIMED_SECONDS = 1.0  # quick steps are repeated for so long
 ANSWER_SECONDS = 300
 TOKENS = 6  # generated, to time one
 
@@ -98,7 +99,7 @@ def run(work: Work, *, threads: int, preload: Sequence[str] = (), begun: float |
     batches = [batch(work) for _ in range(min(2, work.accumulate))]
     micro: list[float] = []
     update: list[float] = []
-    for _ in range(STEPS):
+    while len(update) < STEPS or (len(update) < MOST_STEPS and sum(micro) < TIMED_SECONDS):
         for one in batches:
             micro.append(_timed(lambda one=one: (next_token(model, one)["loss"] / one.weight).backward()))
         update.append(_timed(lambda: _update(model, optimizer)))

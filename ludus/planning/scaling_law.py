@@ -23,6 +23,7 @@ STARTS = 48
 BOOTSTRAPS = 200
 ITERATIONS = 200
 REFINEMENTS = 80
+POLISHED = 2  # of the starts, once all have come near their minimum
 SHARE = 0.9  # of the intervals
 
 
@@ -107,7 +108,7 @@ def fit(
     expected = logs[:, 2] - residuals / min(freed, 3.0)
     again = np.repeat(logs[None], bootstraps, axis=0)
     again[:, :, 2] = expected + draws.choice(residuals, (bootstraps, len(residuals)))
-    samples = [_constants(theta) for theta in _refine(best, again)]
+    samples = [_constants(theta) for theta in _refine(np.repeat(best[None], bootstraps, axis=0), again)]
     return Law(dict(zip(NAMES, _constants(best), strict=True)), tuple(samples), float(residuals.std()))
 
 
@@ -179,25 +180,25 @@ def _minimise(logs: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """
     points = torch.from_numpy(logs)
     centre = points[:, :2].mean(dim=0)
-    first = torch.from_numpy(starts)
+    first = torch.from_numpy(_refine(starts, np.repeat(logs[None], len(starts), axis=0)))
     # A / N^alpha = A' / (N / centre)^alpha: A' hardly depends on alpha, which makes the valley round.
     moved = torch.cat([first[:, :1], first[:, 1:3] - first[:, 3:] * centre, first[:, 3:]], dim=1)
     shifted = torch.cat([points[:, :2] - centre, points[:, 2:]], dim=1)
     values = _objective(moved, shifted)
-    chosen = moved[values.argsort()[: max(4, len(moved) // 6)]]
+    chosen = moved[values.argsort()[:POLISHED]]
     found = [_descend(start, shifted) for start in chosen]
     best = min(found, key=lambda pair: pair[0])[1]
     return torch.cat([best[:1], best[1:3] + best[3:] * centre, best[3:]]).numpy()
 
 
-def _refine(best: np.ndarray, logs: np.ndarray) -> np.ndarray:
-    """Fit every sample, (samples, points, 3), from the best constants on, all at once: damped Gauss-Newton steps.
+def _refine(starts: np.ndarray, logs: np.ndarray) -> np.ndarray:
+    """Fit every sample, (samples, points, 3), from a start of its own, all at once: damped Gauss-Newton steps.
 
-    The Huber loss is a least square whose far points weigh less. From so near a start nothing cleverer is needed.
+    The Huber loss is a least square whose far points weigh less.
     """
     centre = logs[0, :, :2].mean(axis=0)
     x, y = logs[..., :2] - centre, logs[..., 2]
-    theta = np.repeat(np.concatenate([best[:1], best[1:3] - best[3:] * centre, best[3:]])[None], len(logs), axis=0)
+    theta = np.concatenate([starts[:, :1], starts[:, 1:3] - starts[:, 3:] * centre, starts[:, 3:]], axis=1)
     damping = np.full(len(logs), 1e-3)
     value, slopes, residuals = _linearised(theta, x, y)
     for _ in range(REFINEMENTS):

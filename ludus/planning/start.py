@@ -15,7 +15,7 @@ from ludus.planning.devices import Device
 
 BYTES_PER_TOKEN = 4.4
 HOURS_AT_HOME = 48.0  # of a device that costs nothing an hour, where no budget limits it
-ENOUGH_TOKENS, ENOUGH_PARAMETERS = 10e9, 5e8  # for a model of one's own that is of general use
+ENOUGH_TOKENS, ENOUGH_PARAMETERS = 20e9, 1e9  # for a model of one's own that is of general use
 CONTINUE_TOKENS = 50e6  # from which on reading the text comes before answering questions
 ADAPTER_SHARE = 0.01  # of the base's parameters, at rank 16 on all matrices, about
 CONTEXT = 2048
@@ -40,6 +40,8 @@ class Base(NamedTuple):
 
 
 BASES = (
+    Base("135M", 1.35e8, 30, 576),
+    Base("360M", 3.6e8, 32, 960),
     Base("1B", 1.24e9, 16, 2048),
     Base("3B", 3.2e9, 28, 3072),
     Base("8B", 8.0e9, 32, 4096),
@@ -71,7 +73,7 @@ def advise(text_bytes: float, device: Device, *, budget: float | None = None, go
     """Advise on a start. `budget` is in dollars; it is hours where the device costs nothing."""
     tokens = text_bytes / BYTES_PER_TOKEN
     hours, hours_said = _hours(device, budget)
-    rate = device.rate("bfloat16") * device.reached(100_000_000)
+    rate = max(device.rates.values()) * device.reached(100_000_000)
     flops = rate * hours * 3600
     affordable = chinchilla.best_parameters(flops)
     useful = chinchilla.worth_of_repeats(tokens, chinchilla.GOOD_EPOCHS * tokens)
@@ -90,7 +92,7 @@ def advise(text_bytes: float, device: Device, *, budget: float | None = None, go
         _fitting(table, device),
     ]
     verdict, why = _verdict(goal, tokens, own, affordable)
-    how = _from_scratch(own, trained) if verdict == "from scratch" else _fine_tune(table, device, tokens)
+    how = _from_scratch(own, trained) if verdict == "from scratch" else _fine_tune(table, device, tokens, flops)
     return Start(verdict, how, (*reasons, why), table)
 
 
@@ -137,19 +139,28 @@ def _from_scratch(parameters: float, tokens: float) -> str:
     )
 
 
-def _fine_tune(table: Mapping[str, Any], device: Device, tokens: float) -> str:
+def _fine_tune(table: Mapping[str, Any], device: Device, tokens: float, flops: float) -> str:
+    """Choose the largest base that fits and whose text can be read once, with the method that gives up least."""
     found = [
-        (base.name, method)
+        (base, method)
         for base in BASES
         for method in METHODS
         if sum(table[base.name][method].values()) <= 0.9 * device.memory_bytes
     ]
     if not found:
-        return "fine-tune a base of less than 1B parameters: none of the usual sizes fits into this device's memory"
-    largest = found[-1][0]
-    method = next(each for name, each in found if name == largest)
+        return "fine-tune a base of less than 135M parameters: none of the usual sizes fits into this device's memory"
+    quick = [(base, method) for base, method in found if _operations(base, method) * tokens <= flops]
+    base, _ = (quick or found[:1])[-1]
+    method = next(each for one, each in (quick or found) if one == base)
     first = "read the text first (pretraining continued on it), then " if tokens >= CONTINUE_TOKENS else ""
-    return f"{first}fine-tune a base of {largest} with {method}: the largest that fits, and the least that is given up"
+    part = "" if quick else " on a part of the text, for which there is time"
+    said = "the largest that fits memory and budget, with the method that gives up least"
+    return f"{first}fine-tune a base of {base.name} with {method}{part}: {said}"
+
+
+def _operations(base: Base, method: str) -> float:
+    """Return the floating-point operations for a token: an adapter needs no gradients of the base's weights."""
+    return (6 if method == METHODS[0] else 4) * base.parameters
 
 
 def memory(base: Base, method: str) -> dict[str, float]:
