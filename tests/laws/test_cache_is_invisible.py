@@ -13,7 +13,8 @@ from ludus.generation.cache import KVCache
 from ludus.generation.engine import Sampling, generate, stream
 
 pytestmark = pytest.mark.law
-KINDS = ["plain", "fused", "tied", "lora", *SWITCHED]
+# With a cache FlexAttention gives way to a dense backend; one law is enough to see that it does.
+KINDS = ["plain", "fused", "tied", "lora", *(kind for kind in SWITCHED if not kind.endswith("flex"))]
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -45,7 +46,7 @@ def greedily(model, prompt: list[int], sampling: Sampling) -> list[int]:
 
 
 @pytest.mark.parametrize("chunks", [[12], [1] * 12, [5, 1, 1, 3, 2], [1, 11]])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "windowed flex"])
 @torch.no_grad()
 def test_any_chunks_give_the_logits_of_the_full_forward_pass(make, kind: str, chunks: list[int]):
     model = make(kind)
