@@ -37,6 +37,7 @@ SWITCHES = {
         "embedding_skip": True,
         "logit_softcap": 5.0,
     },
+    "ngrams": {"ngrams": 4, "ngram_rows": 97, "norm": "plain", "activation": "relu2"},
     "windowed": {"windows": (3, None), "qk_norm": "rms", "rope_scaling": RopeScaling("yarn", 4.0, 8)},
     "parallel mixture": {
         "experts": Experts(4, 2, 1, 16),

@@ -4,7 +4,7 @@ Beside them it keeps the last inputs of each convolution, which reaches a few to
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Num
 from torch import Tensor
 
 from ludus.base.errors import ConfigError
@@ -63,9 +63,9 @@ class KVCache:
         return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
 
     def recall(
-        self, site: str, inputs: Float[Tensor, "batch time channels"], taps: int
-    ) -> Float[Tensor, "batch {taps} channels"]:
-        """Return the `taps` inputs that a convolution had last, oldest first, and keep the new; at first, zeros."""
+        self, site: str, inputs: Num[Tensor, "batch time channels"], taps: int
+    ) -> Num[Tensor, "batch {taps} channels"]:
+        """Return the `taps` inputs that a site, such as a convolution, had last, oldest first, and keep the new; at first, zeros."""
         kept = self.inputs.get(site)
         if kept is None:
             kept = inputs.new_zeros(inputs.shape[0], taps, inputs.shape[2])

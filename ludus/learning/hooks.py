@@ -61,8 +61,9 @@ def mean_loss(model: Transformer, objective: Objective, batches: Iterable[Batch]
     training = model.training
     model.eval()
     total = weight = 0.0
+    device = model.embed_tokens.weight.device
     for batch in batches:
-        total += float(objective(model, batch)["loss"])
+        total += float(objective(model, batch.to(device))["loss"])
         weight += batch.weight
     model.train(training)
     return total / weight

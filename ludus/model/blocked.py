@@ -74,7 +74,7 @@ class _Blocked(torch.autograd.Function):
             arrived = _folded(gradient, keys, block)
             value_sums[:, :, span] += weights.transpose(-1, -2) @ arrived
             slopes = arrived @ values[rows, :, span].transpose(-1, -2)
-            slopes = torch._softmax_backward_data(slopes, weights, -1, weights.dtype)  # d loss / d scores
+            slopes = torch.ops.aten._softmax_backward_data(slopes, weights, -1, weights.dtype)  # d loss / d scores
             part = (slopes @ keys[rows, :, span]).mul_(scale)
             of_queries[rows, :, block.queries] = part.view_as(of_queries[rows, :, block.queries])
             key_sums[:, :, span] += slopes.transpose(-1, -2) @ scaled

@@ -71,12 +71,24 @@ def _limited(x: Tensor, within: Tensor | None, back: int) -> Tensor:
 
 def _gathered(x: Tensor, weight: Tensor, standing: Tensor, documents: Tensor) -> Tensor:
     """Do the same where documents continue document 0: the token before an answer's first is the prompt's last."""
-    prompt = (documents == 0).sum(dim=1, keepdim=True)
-    index = torch.arange(x.shape[1], device=x.device)
-    start = index - torch.where(documents == 0, standing, standing - prompt)  # of each token's own document
     mixed = x
-    for back, factors in enumerate(weight, 1):
-        source = torch.where((index - back < start) & (documents != 0), standing - back, index - back)
-        earlier = x.gather(1, source.clamp(min=0)[..., None].expand_as(x))
-        mixed = mixed + earlier * (standing >= back)[..., None] * factors
+    for factors, (place, there) in zip(weight, sources(standing, documents, len(weight)), strict=True):
+        mixed = mixed + x.gather(1, place[..., None].expand_as(x)) * there[..., None] * factors
     return mixed
+
+
+def sources(
+    standing: Int[Tensor, "batch time"], documents: Int[Tensor, "batch time"], backs: int
+) -> list[tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"]]]:
+    """Return where the tokens 1, 2, ... `backs` before each lie in its row, and whether there is one.
+
+    Documents continue document 0, the prompt.
+    """
+    prompt = (documents == 0).sum(dim=1, keepdim=True)
+    index = torch.arange(documents.shape[1], device=documents.device)
+    start = index - torch.where(documents == 0, standing, standing - prompt)  # of each token's own document
+    found = []
+    for back in range(1, backs + 1):
+        place = torch.where((index - back < start) & (documents != 0), standing - back, index - back)
+        found.append((place.clamp(min=0), standing >= back))
+    return found

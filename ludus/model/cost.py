@@ -22,6 +22,7 @@ def parameters(shape: Architecture) -> dict[str, int]:
     return {
         "embedding": embedding,
         "positions": shape.context * shape.width if shape.position == "learned" else 0,
+        "ngrams": max(0, shape.ngrams - 1) * shape.ngram_rows * shape.width,
         "attention": matrices["attention"] + shape.layers * biases,
         "feed_forward": matrices["feed_forward"] + shape.layers * _feed_forward_biases(shape),
         "norms": _norms(shape),

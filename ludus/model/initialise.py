@@ -40,8 +40,10 @@ def initialise(model: nn.Module, generator: torch.Generator, initial: Literal["z
 def _std(name: str, shape: Architecture) -> float:
     if name.endswith((*OUTPUTS, "lm_head.weight")):
         return 0.0
+    if name.startswith("ngrams"):
+        return 0.1 * _std("embed_tokens.weight", shape)
     if name.startswith("embed_"):
-        return 0.02 if shape.tied else 0.5
+        return 0.02 if shape.tied else 1.0 if shape.embedding_norm else 0.5
     return 1 / math.sqrt(shape.width)
 
 

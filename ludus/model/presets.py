@@ -25,6 +25,7 @@ LLAMA: dict[str, Any] = {
     "embedding_convolution": 0,
     "attention_convolution": 0,
     "mlp_convolution": 0,
+    "ngrams": 0,
     "initial": "zero",
 }
 

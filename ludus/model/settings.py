@@ -111,6 +111,10 @@ class ModelSettings(Settings):
     embedding_convolution: int | None = Field(None, ge=0, description="Earlier tokens mixed into each embedding.")
     attention_convolution: int | None = Field(None, ge=0, description="Earlier tokens mixed in before attention.")
     mlp_convolution: int | None = Field(None, ge=0, description="Earlier tokens mixed in before the feed-forward.")
+    ngrams: int | None = Field(
+        None, ge=0, le=8, description="Longest run of tokens with a learned vector of its own, from 2 on; 0 for none."
+    )
+    ngram_rows: int = Field(16_384, ge=1, description="Rows of the hashed table of each length.")
     experts: ExpertSettings = ExpertSettings()
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on embedding, attention weights and layer outputs.")
     initial: Literal["zero", "gpt2"] | None = Field(

@@ -11,7 +11,7 @@ from operator import and_
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from ludus.model.architecture import Architecture
@@ -38,8 +38,8 @@ class Cache(Protocol):
         """Keep the new keys and values of a layer and return all of that layer's: (batch, kv_heads, span, head_dim)."""
         ...
 
-    def recall(self, site: str, inputs: Float[Tensor, "batch time channels"], taps: int) -> Tensor:
-        """Return the last `taps` inputs of a convolution, oldest first, and keep the new: (batch, taps, channels)."""
+    def recall(self, site: str, inputs: Num[Tensor, "batch time channels"], taps: int) -> Tensor:
+        """Return the last `taps` inputs of a site, oldest first, and keep the new: (batch, taps, channels)."""
         ...
 
     def advance(self, time: int) -> None:

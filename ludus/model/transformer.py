@@ -19,6 +19,7 @@ from ludus.model.convolution import Convolution
 from ludus.model.experts import Mixture
 from ludus.model.feedforward import FeedForward
 from ludus.model.initialise import initialise as initialise
+from ludus.model.ngrams import Ngrams
 from ludus.model.norms import stream_norm
 from ludus.model.sight import Cache, Sight
 
@@ -75,6 +76,7 @@ class Transformer(nn.Module):
         self.embed_positions = None
         if shape.position == "learned":
             self.embed_positions = nn.Embedding.from_pretrained(torch.empty(shape.context, shape.width), freeze=False)
+        self.ngrams = Ngrams(shape) if shape.ngrams else None
         self.embedding_convolution = _convolution(shape, shape.embedding_convolution, "embedding")
         self.embedding_norm = stream_norm(shape) if shape.embedding_norm else None
         self.dropout = nn.Dropout(shape.dropout)
@@ -137,6 +139,8 @@ class Transformer(nn.Module):
                     "give it shorter rows"
                 )
             x = x + self.embed_positions(sight.positions)
+        if self.ngrams is not None:
+            x = x + self.ngrams(tokens, sight)
         if self.embedding_convolution is not None:
             x = self.embedding_convolution(x, sight)
         if self.embedding_norm is not None:

@@ -1,7 +1,7 @@
 """Which parameter gets which optimizer and rate, by its role, and the one optimizer the loop sees.
 
 Roles: `embedding`, `head`, `matrix` (two dimensions, or a stack of experts' matrices) and `scalar` (norms, biases,
-convolutions, scalars). Weight decay never touches scalars; under Muon it touches `matrix` only, unless told otherwise.
+convolutions, scalars), `table` (vectors of n-grams). Weight decay never touches scalars and tables; under Muon it touches `matrix` only, unless told otherwise.
 Frozen parameters are left out.
 """
 
@@ -25,6 +25,8 @@ def role(name: str, parameter: Tensor) -> str:
         return "scalar"
     if any(word in name for word in EMBEDDINGS):
         return "embedding"
+    if name.startswith("ngrams"):
+        return "table"
     if "lm_head" in name:
         return "head"
     return "matrix" if parameter.dim() == 2 or (parameter.dim() == 3 and "experts" in name) else "scalar"

@@ -1,6 +1,6 @@
 """What a person may say about optimisation. Free of torch.
 
-Rates are told by role: `embedding`, `head`, `matrix` and `scalar`. What is not said derives from the main rate, by
+Rates are told by role: `embedding`, `table` (vectors of n-grams), `head`, `matrix` and `scalar`. What is not said derives from the main rate, by
 `role_rates` and `role_decays`, which the optimizer asks too: settings made in code need no filling first.
 """
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from ludus.base.config import Field, Settings
 
-ROLES = ("embedding", "head", "matrix", "scalar")
+ROLES = ("embedding", "table", "head", "matrix", "scalar")
 
 
 def _rate(what: str) -> Any:
@@ -25,6 +25,7 @@ class AdamWSettings(Settings):
     kind: Literal["adamw"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0, description="Peak rate, reached after warm-up.")
     embedding_learning_rate: float | None = _rate("the embedding")
+    table_learning_rate: float | None = _rate("the vectors of n-grams, each of which is seen seldom")
     head_learning_rate: float | None = _rate("the head")
     scalar_learning_rate: float | None = _rate("norms, biases, convolutions and scalars")
     weight_decay: float = Field(0.1, ge=0, description="Decoupled decay, never on norms, biases and scalars.")
@@ -48,6 +49,7 @@ class MuonSettings(Settings):
     learning_rate: float = Field(0.02, gt=0, description="Peak rate of the matrices.")
     adamw_learning_rate: float = Field(0.005, gt=0, description="Peak rate of embedding, head and norms.")
     embedding_learning_rate: float | None = _rate("the embedding")
+    table_learning_rate: float | None = _rate("the vectors of n-grams, each of which is seen seldom")
     head_learning_rate: float | None = _rate("the head")
     scalar_learning_rate: float | None = _rate("norms, biases, convolutions and scalars")
     momentum: float = Field(0.95, ge=0, lt=1, description="Momentum of the matrices.")
@@ -82,11 +84,15 @@ class MuonSettings(Settings):
 
 OptimizerSettings = Annotated[AdamWSettings | MuonSettings, Field(discriminator="kind")]
 DECAYS = ("embedding_weight_decay", "head_weight_decay")
+UNDECAYED = ("scalar", "table")
+TABLE_FACTOR = 10  # a row of a table is updated only when its run of tokens comes by
 
 
 def _spread(rate: float, main: str) -> dict[str, tuple[Any, str]]:
-    roles = [role for role in ROLES if role != "matrix"]
-    return {f"{role}_learning_rate": (rate, f"as {main}={rate:g}") for role in roles}
+    roles = [role for role in ROLES if role not in ("matrix", "table")]
+    tables = rate * TABLE_FACTOR, f"{TABLE_FACTOR} times {main}={rate:g}, since a row of them is seldom seen"
+    found = {f"{role}_learning_rate": (rate, f"as {main}={rate:g}") for role in roles}
+    return found | {"table_learning_rate": tables}
 
 
 def role_rates(settings: AdamWSettings | MuonSettings) -> dict[str, float]:
@@ -95,8 +101,9 @@ def role_rates(settings: AdamWSettings | MuonSettings) -> dict[str, float]:
 
 
 def role_decays(settings: AdamWSettings | MuonSettings) -> dict[str, float]:
-    """Return the decoupled decay of each role; scalars have none."""
-    return {role: _value(settings, role, "weight_decay") for role in ROLES if role != "scalar"} | {"scalar": 0.0}
+    """Return the decoupled decay of each role; scalars and tables have none."""
+    found = {role: _value(settings, role, "weight_decay") for role in ROLES if role not in UNDECAYED}
+    return found | dict.fromkeys(UNDECAYED, 0.0)
 
 
 def _value(settings: AdamWSettings | MuonSettings, role: str, what: str) -> float:

@@ -5,9 +5,10 @@ from functools import partial
 from ludus.base.console import say
 from ludus.base.seeds import derive_seed
 from ludus.data import shards, sources
+from ludus.data.batch import Batch
+from ludus.data.mixture import Domain, Mixture
 from ludus.data.prefetch import Prefetch
 from ludus.data.ramps import context_ramp, rows_ramp
-from ludus.data.shards import TokenShards
 from ludus.generation.engine import Sampling
 from ludus.learning import hooks
 from ludus.learning.objectives.next_token import next_token
@@ -24,15 +25,16 @@ def make(place: Place, manifest: Manifest) -> Made:
     """Pretrain a model."""
     recipe, settings = place.recipe, place.recipe.pretrain
     tokenizer = Tokenizer.load(place.tokenizer)
-    train = shards.read(place.tokens / "train", tokenizer_hash=tokenizer.hash)
     validation = shards.read(place.tokens / "validation", tokenizer_hash=tokenizer.hash)
     shape = architecture(recipe.model, vocabulary=tokenizer.vocabulary_size, context=recipe.data.context)
     model = prepare(
         place, build(shape, seed=derive_seed(recipe.seed, "weights"), initial=recipe.model.initial or "zero"), settings
     )
     rows = {"context": recipe.data.context, "rows": settings.rows, "pad_token": tokenizer.pad}
-    source = text(recipe, train, tokenizer)
-    account(source, settings.rows * settings.accumulate * settings.steps)
+    source = text(place, tokenizer)
+    say(f"  {outlook(source, recipe)}")
+
+    ready = Batch.pin if model.embed_tokens.weight.is_cuda else None
 
     def held_out():
         return sources.in_order(validation, limit=settings.validation_rows, **rows)
@@ -43,7 +45,7 @@ def make(place: Place, manifest: Manifest) -> Made:
         model=model,
         tokenizer=tokenizer,
         objective=partial(next_token, z_loss=settings.z_loss, label_smoothing=settings.label_smoothing),
-        source=Prefetch(source, ahead=recipe.data.prefetch) if recipe.data.prefetch else source,
+        source=Prefetch(source, ahead=recipe.data.prefetch, ready=ready) if recipe.data.prefetch else source,
         prompts={prompt: [tokenizer.bos, *tokenizer.encode(prompt)] for prompt in settings.prompts},
         sampling=Sampling(settings.sample_tokens, frozenset([tokenizer.end]), temperature=0.8, top_k=50),
         validation=hooks.validate(next_token, held_out, bytes_per_unit=validation.num_bytes / validation.predictions),
@@ -51,29 +53,42 @@ def make(place: Place, manifest: Manifest) -> Made:
     return fit(place, manifest, work)
 
 
-def text(recipe: Recipe, shards: TokenShards, tokenizer: Tokenizer) -> sources.Rows:
-    """Return the stream of rows, with the ramps that the recipe asks for."""
-    data, settings = recipe.data, recipe.pretrain
+def text(place: Place, tokenizer: Tokenizer) -> sources.Rows | Mixture:
+    """Return the stream of rows: of one corpus or of a mixture, with the ramps that the recipe asks for."""
+    data, settings = place.recipe.data, place.recipe.pretrain
     batches = settings.steps * settings.accumulate
     longer = [(stage.start, stage.context) for stage in data.context_ramp]
-    return sources.pretraining(
-        shards,
-        context=data.context,
-        rows=rows_ramp(settings.rows, [(stage.start, stage.rows) for stage in data.rows_ramp], batches),
-        pad_token=tokenizer.pad,
-        seed=derive_seed(recipe.seed, "pretrain"),
-        shortened=context_ramp(data.context, longer, batches) if longer else None,
-    )
+    rows = {
+        "context": data.context,
+        "rows": rows_ramp(settings.rows, [(stage.start, stage.rows) for stage in data.rows_ramp], batches),
+        "pad_token": tokenizer.pad,
+        "seed": derive_seed(place.recipe.seed, "pretrain"),
+        "shortened": context_ramp(data.context, longer, batches) if longer else None,
+    }
+    if not data.mixture:
+        return sources.pretraining(shards.read(place.tokens / "train", tokenizer_hash=tokenizer.hash), **rows)
+    domains = {
+        name: Domain(
+            shards.read(place.tokens / name / "train", tokenizer_hash=tokenizer.hash), domain.weight, domain.epochs
+        )
+        for name, domain in data.mixture.items()
+    }
+    annealing = [(stage.start, stage.weights) for stage in data.annealing]
+    return Mixture(domains, batches=batches, annealing=annealing, **rows)
 
 
-def account(source: sources.Rows, wanted: int) -> None:
-    """Print what becomes of the tokens: all are trained on, some places are padded, none is dropped."""
-    plan = source.plan(0)
-    filled = sum(stop - start for row in plan for start, stop in row)
-    padded = len(plan) * source.length - filled
-    say(
-        f"  {filled:,} tokens in {len(plan):,} rows an epoch ({padded / (filled + padded):.1%} padding, 0 dropped); "
-        f"{wanted / len(plan):.2f} epochs"
+def outlook(source: sources.Rows | Mixture, recipe: Recipe) -> str:
+    """Say what becomes of the tokens: all are trained on, some places are padded, none is dropped."""
+    batches = recipe.pretrain.steps * recipe.pretrain.accumulate
+    if isinstance(source, Mixture):
+        read = (f"{name} {epochs:.2f}" for name, epochs in source.outlook(batches).items())
+        return f"epochs of each domain: {', '.join(read)} (0 tokens dropped)"
+    there = source.outlook()
+    about = "about " if there["blocks"] > 1 else ""
+    wanted = sum(source.rows(batch) for batch in (0, batches - 1)) / 2 * batches  # what a ramp comes to, roughly
+    return (
+        f"{about}{there['tokens']:,} tokens in {there['rows']:,} rows an epoch ({there['padding']:.1%} padding, "
+        f"0 dropped); {wanted / there['rows']:.2f} epochs"
     )
 
 

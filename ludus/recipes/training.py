@@ -107,6 +107,8 @@ def _leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:
     facts = {"run": place.recipe.name, "stage": work.name, "steps": run.step}
     exchange.save(work.model, outputs["model"], work.tokenizer, facts)
     account = work.source.account() if hasattr(work.source, "account") else {}  # type: ignore[attr-defined]
+    if account:
+        say("  of all tokens: " + ", ".join(f"{count:,} {fate}" for fate, count in account.items()))
     return Made(outputs, tokens=run.source.tokens, summary={"steps": run.step, "account": account})
 
 

@@ -31,7 +31,7 @@ def models(tiny: Callable) -> dict[str, Callable]:
 
     def family(name: str):
         switches = {key: value for key, value in FAMILIES[name].items() if key in Architecture.__dataclass_fields__}
-        return lambda **changes: tiny(**{**switches, **changes})
+        return lambda **changes: tiny(**{**switches, "ngram_rows": 97, **changes})
 
     return {
         "plain": tiny,

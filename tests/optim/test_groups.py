@@ -16,6 +16,7 @@ KINDS = [AdamWSettings(), MuonSettings(), MuonSettings(normalised=True, momentum
 NAMED = {
     "embed_tokens.weight": ((61, 32), "embedding"),
     "embed_positions.weight": ((64, 32), "embedding"),
+    "ngrams.tables.0.weight": ((50, 32), "table"),
     "lm_head.weight": ((61, 32), "head"),
     "lm_head.bias": ((61,), "scalar"),
     "layers.0.self_attn.q_proj.weight": ((32, 32), "matrix"),
@@ -163,7 +164,7 @@ def test_what_is_not_said_derives_from_the_main_rate_the_same_way_filled_or_not(
 
 
 @pytest.mark.parametrize("settings", KINDS)
-@pytest.mark.parametrize("which", ["embedding", "head", "scalar"])
+@pytest.mark.parametrize("which", ["embedding", "table", "head", "scalar"])
 def test_a_role_has_the_rate_it_is_given(settings, which: str):
     optimizer = build(parameters().items(), settings.model_copy(update={f"{which}_learning_rate": 0.125}))
     optimizer.set_rate(0.5)
@@ -184,7 +185,7 @@ def test_decay_reaches_what_it_is_meant_for_and_never_scalars(settings):
     for parameter in named.values():
         parameter.grad = torch.zeros_like(parameter)  # so that decay is all there is
     optimizer.step()
-    rates, decays = optimizer.rates(), {"embedding": 0.5, "head": 0.25, "matrix": 0.125, "scalar": 0.0}
+    rates, decays = optimizer.rates(), {"embedding": 0.5, "head": 0.25, "matrix": 0.125, "scalar": 0.0, "table": 0.0}
     for name, parameter in named.items():
         kind = NAMED[name][1]
         torch.testing.assert_close(parameter.detach(), before[name] * (1 - rates[kind] * decays[kind]))
@@ -193,10 +194,12 @@ def test_decay_reaches_what_it_is_meant_for_and_never_scalars(settings):
 @pytest.mark.oracle
 def test_steps_of_adamw_are_those_of_pytorch():
     ours, theirs = parameters(), parameters()
-    settings = AdamWSettings(learning_rate=0.01, weight_decay=0.2, beta1=0.8, beta2=0.97, epsilon=1e-6)
+    settings = AdamWSettings(
+        learning_rate=0.01, table_learning_rate=0.01, weight_decay=0.2, beta1=0.8, beta2=0.97, epsilon=1e-6
+    )
     optimizer = build(ours.items(), settings)
-    decayed = [theirs[name] for name, (_, kind) in NAMED.items() if kind != "scalar"]
-    rest = [theirs[name] for name, (_, kind) in NAMED.items() if kind == "scalar"]
+    decayed = [theirs[name] for name, (_, kind) in NAMED.items() if kind not in ("scalar", "table")]
+    rest = [theirs[name] for name, (_, kind) in NAMED.items() if kind in ("scalar", "table")]
     groups = [{"params": decayed, "weight_decay": 0.2}, {"params": rest, "weight_decay": 0.0}]
     reference = torch.optim.AdamW(groups, lr=0.01, betas=(0.8, 0.97), eps=1e-6, foreach=False, fused=False)
     for step in range(6):
