@@ -65,7 +65,10 @@ class KVCache:
     def recall(
         self, site: str, inputs: Num[Tensor, "batch time channels"], taps: int
     ) -> Num[Tensor, "batch {taps} channels"]:
-        """Return the `taps` inputs that a site, such as a convolution, had last, oldest first, and keep the new; at first, zeros."""
+        """Return the `taps` inputs that a site, such as a convolution, had last, and keep the new; at first, zeros.
+
+        The oldest comes first.
+        """
         kept = self.inputs.get(site)
         if kept is None:
             kept = inputs.new_zeros(inputs.shape[0], taps, inputs.shape[2])

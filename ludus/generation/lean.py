@@ -46,7 +46,7 @@ def lean(model: Transformer) -> Transformer:
     if model.precision == torch.float32 or any(isinstance(module, Packed) for module in model.modules()):
         return model
     with torch.no_grad():
-        return _copied(model, model.precision).eval()
+        return _copied(model, model.precision).eval()  # type: ignore[return-value]
 
 
 def _copied(module: nn.Module, precision: torch.dtype) -> nn.Module:

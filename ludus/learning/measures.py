@@ -12,10 +12,13 @@ from ludus.learning.loop import Hook, Metrics, Run
 
 STEP = ("data", "gradient", "update")  # the laps of the loop that are the step itself
 # Metrics that tell of the machine and not of the run: those of a resumed run are others.
-OF_THE_MACHINE = frozenset(  # noqa: RUF005
-    ("seconds", "data_seconds", "gradient_seconds", "update_seconds", "hooks_seconds", "waited_seconds", "waiting")
-    + ("tokens_per_second", "flops_utilisation", "memory_bytes")
-)
+OF_THE_MACHINE = frozenset(f"{name}_seconds" for name in (*STEP, "hooks", "waited")) | {
+    "seconds",
+    "waiting",
+    "tokens_per_second",
+    "flops_utilisation",
+    "memory_bytes",
+}
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of what the kernel reports
 
 

@@ -52,8 +52,9 @@ class Architecture:
     `rotary_dims` counts the channels of a head that rotate, 0 meaning all. `windows` says for each layer how many
     tokens a query sees, itself included; None is all, and an empty tuple is all in all layers. A convolution adds so
     many earlier tokens of the same document, each channel weighed on its own. `parallel` lets attention and
-    feed-forward read the same normed input. `ngrams` is the longest run of tokens that has a vector of its own, out of a
-    table of `ngram_rows` for each length from 2; 0 is none. `embedding_skip` mixes the embedding into each layer's input anew.
+    feed-forward read the same normed input. `ngrams` is the longest run of tokens that has a vector of its own, out of
+    a table of `ngram_rows` for each length from 2; 0 is none. `embedding_skip` mixes the embedding into each layer's
+    input anew.
     """
 
     vocabulary: int

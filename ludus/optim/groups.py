@@ -1,8 +1,8 @@
 """Which parameter gets which optimizer and rate, by its role, and the one optimizer the loop sees.
 
-Roles: `embedding`, `head`, `matrix` (two dimensions, or a stack of experts' matrices) and `scalar` (norms, biases,
-convolutions, scalars), `table` (vectors of n-grams). Weight decay never touches scalars and tables; under Muon it touches `matrix` only, unless told otherwise.
-Frozen parameters are left out.
+Roles: `embedding`, `table` (vectors of n-grams), `head`, `matrix` (two dimensions, or a stack of experts' matrices) and
+`scalar` (norms, biases, convolutions, scalars). Weight decay never touches scalars and tables; under Muon it touches
+`matrix` only, unless told otherwise. Frozen parameters are left out.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,8 @@
 """What a person may say about optimisation. Free of torch.
 
-Rates are told by role: `embedding`, `table` (vectors of n-grams), `head`, `matrix` and `scalar`. What is not said derives from the main rate, by
-`role_rates` and `role_decays`, which the optimizer asks too: settings made in code need no filling first.
+Rates are told by role: `embedding`, `table` (vectors of n-grams), `head`, `matrix` and `scalar`. What is not said
+derives from the main rate, by `role_rates` and `role_decays`, which the optimizer asks too: settings made in code need
+no filling first.
 """
 
 from typing import Annotated, Any, Literal

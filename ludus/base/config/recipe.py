@@ -143,9 +143,8 @@ def default_choice(chain: list[RecipeFile]) -> Node | None:
     if chosen is None or not isinstance(chosen.value, dict):
         return chosen
     if set(chosen.value) != {"gpu", "cpu"}:
-        raise ConfigError(
-            f"preset: expected one name, or {{gpu: NAME, cpu: NAME}}, got {shown(chosen.plain())} (from {chosen.origin})"
-        )
+        expected = "expected one name, or {gpu: NAME, cpu: NAME}"
+        raise ConfigError(f"preset: {expected}, got {shown(chosen.plain())} (from {chosen.origin})")
     return chosen.value["gpu" if has_gpu() else "cpu"]
 
 
