@@ -91,7 +91,7 @@ BACKENDS = {
 }
 
 
-def chosen(backend: str, queries: Tensor, keys: Tensor, sight: Sight) -> Backend:
+def chosen(backend: str, queries: Tensor, keys: Tensor, sight: Sight, dropout: float = 0.0) -> Backend:
     """Return the backend of a name, where `auto` goes by device, length and documents.
 
     Where FlexAttention cannot run (while decoding, in a backward pass on a CPU), its place is taken by a dense one.
@@ -99,7 +99,8 @@ def chosen(backend: str, queries: Tensor, keys: Tensor, sight: Sight) -> Backend
     on_gpu, cached = queries.is_cuda, sight.cache is not None
     dense = "fused" if on_gpu or keys.shape[2] > PLAIN_SPAN else "plain"
     if backend == "auto":
-        backend = "flex" if on_gpu and sight.documents is not None and not cached else dense
+        packed = on_gpu and sight.documents is not None and not cached
+        backend = "flex" if packed and not dropout else dense  # FlexAttention has no dropout
     if backend == "flex" and (cached or (not on_gpu and queries.requires_grad)):
         backend = dense
     return BACKENDS[backend]
@@ -134,7 +135,8 @@ class Attention(nn.Module):
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         if sight.cache is not None:
             keys, values = sight.cache.extend(self.layer, keys, values)
-        attend, form = chosen(self.backend, queries, keys, sight)
+        dropout = self.dropout.p if self.training else 0.0
+        attend, form = chosen(self.backend, queries, keys, sight, dropout)
         mask = sight.mask(form, self.window, queries.dtype if form == "causal" else torch.float32)
-        mixed = attend(queries, keys, values, mask, self.dropout.p if self.training else 0.0)
+        mixed = attend(queries, keys, values, mask, dropout)
         return self.o_proj(mixed.transpose(1, 2).reshape(*x.shape[:2], -1))

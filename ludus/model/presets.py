@@ -47,8 +47,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "norm": "plain",
         "qk_norm": "plain",
         "activation": "relu2",
-        "embedding_convolution": 3,
-        "mlp_convolution": 2,
+        "embedding_norm": True,
+        "ngrams": 4,
     },
 }
 

@@ -6,6 +6,7 @@ for the backward pass, so no formula has to keep up with it.
 """
 
 import contextlib
+import dataclasses
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -180,6 +181,8 @@ def _walk(work: Work, *, fake: bool = True) -> Ledger:
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
     with mode, torch.random.fork_rng(devices=[]), _Count(fake=fake) as count:
         count.time = work.context
+        if isinstance(mode, FakeTensorMode):  # what the model computes of documents it computes without content
+            batches = [dataclasses.replace(one, documents=_without_content(one.documents, mode)) for one in batches]
         model = prepare(work)
         for parameter in model.parameters():
             count.rename(parameter, WEIGHTS)
@@ -193,6 +196,10 @@ def _walk(work: Work, *, fake: bool = True) -> Ledger:
         count.live += Counter()  # what has gone to zero is no part
         parts = {name: size for name, size in count.at_peak.items() if size}
     return Ledger(parts, count.peak_moment, standing, saved)
+
+
+def _without_content(tensor: Tensor | None, mode: FakeTensorMode) -> Tensor | None:
+    return None if tensor is None else mode.from_tensor(tensor)
 
 
 def prepare(work: Work) -> Transformer:

@@ -12,6 +12,7 @@ from ludus.planning.work import Work
 
 MARGIN = 0.92  # of the memory is used: the plan is good to a tenth
 MOST_ROWS = 1 << 20
+CHECKED = 32  # times the rows one started from: further out the line is trusted
 
 
 class Fit(NamedTuple):
@@ -37,7 +38,8 @@ def largest(work: Work, limit_bytes: int, total: Callable[[Work], int]) -> Fit:
     row_bytes = max(1, (high - low) // (second.rows - first.rows))
     fixed = low - row_bytes * first.rows
     rows = min(MOST_ROWS, max(0, (limit_bytes - fixed) // row_bytes))
-    if rows and abs(rows - first.rows) > first.rows // 8 and total(work.with_(rows=rows)) > limit_bytes:
+    near = first.rows // 8 < abs(rows - first.rows) < CHECKED * first.rows
+    if rows and near and total(work.with_(rows=rows)) > limit_bytes:
         rows -= 1 + rows // 16  # the line bends a little where another moment becomes the peak
     return Fit(rows, fixed, row_bytes)
 
