@@ -161,7 +161,7 @@ def train(
         run.optimizer.step(skip=run.guard.judge(mesh.total(sums["loss"]) / total, norm))
         run.optimizer.zero_grad()
         run.step += 1
-        means = {name: value / total for name, value in mesh.sum_all(sums).items()}
+        metrics = {name: value / total for name, value in mesh.sum_all(sums).items()} | {"gradient_norm": float(norm)}
         run.clock.lap("update")
         for hook in hooks:
-            hook(run, means | {"gradient_norm": float(norm)})
+            hook(run, metrics)
