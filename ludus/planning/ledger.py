@@ -28,6 +28,7 @@ from ludus.parallel.recomputation import recompute
 from ludus.planning.work import Work
 
 MOST_LAYERS = 16  # that are gone through one by one; deeper models are extended in a straight line
+MOST_PIECES, LOGITS_AT_A_TIME = 16, 1 << 20
 PARTS = {
     "embed_tokens": "embedding",
     "embed_positions": "embedding",
@@ -161,15 +162,24 @@ def _from_small(work: Work) -> Ledger:
 
 
 def _extended(work: Work) -> Ledger:
-    """Walk through the layers of a model, or through some of a deep one's, and extend in a straight line."""
-    layers = work.shape.layers
-    if layers <= MOST_LAYERS:
-        return _walk(work)
-    few, more = (_walk(work.with_layers(count)) for count in (MOST_LAYERS // 2, MOST_LAYERS))
-    far = (layers - MOST_LAYERS) / (MOST_LAYERS - MOST_LAYERS // 2)
+    """Walk through a step, or through smaller ones where it is large, and extend in a straight line."""
+    # The head goes through the rows in pieces of so many logits: a piece is quick with content, slow to go through.
+    pieces = work.context * work.shape.vocabulary / LOGITS_AT_A_TIME
+    most = max(2, round(MOST_PIECES / max(pieces, 1e-9)))
+    if work.rows > 2 * most:
+        few, more = (_extended(work.with_(rows=rows)) for rows in (most, 2 * most))
+        return _line(few, more, (work.rows - 2 * most) / most)
+    if work.shape.layers > MOST_LAYERS:
+        few, more = (_walk(work.with_layers(count)) for count in (MOST_LAYERS // 2, MOST_LAYERS))
+        return _line(few, more, (work.shape.layers - MOST_LAYERS) / (MOST_LAYERS - MOST_LAYERS // 2))
+    return _walk(work)
+
+
+def _line(few: Ledger, more: Ledger, far: float) -> Ledger:
+    """Extend two ledgers in a straight line beyond the second, `far` times the distance between them."""
 
     def extend(low: int, high: int) -> int:
-        return round(high + (high - low) * far)
+        return max(0, round(high + (high - low) * far))
 
     parts = {name: extend(few.parts.get(name, 0), more.parts.get(name, 0)) for name in {*few.parts, *more.parts}}
     return Ledger(parts, more.moment, extend(few.standing, more.standing), extend(few.saved, more.saved))

@@ -71,7 +71,7 @@ def test_this_machine_is_measured_once(here, capsys):
 
 def test_what_does_not_fit_comes_with_what_to_change(here, capsys, monkeypatch):
     monkeypatch.setattr(verb, "PRELOAD", ())
-    said = told(capsys, "plan", "little.yaml", "device=laptop-4", "data.context=512", "rows=60000")
+    said = told(capsys, "plan", "little.yaml", "device=laptop-4", "data.context=64", "rows=400000")
     assert "IT DOES NOT FIT" in said
     assert "  1. pretrain.rows=" in said
     assert "the same gradient" in said

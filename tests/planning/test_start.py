@@ -19,7 +19,7 @@ GB = 1e9
         (500e6, "rtx4090", 50, "generate MIDI music", "from scratch", "parameters"),
         (30 * GB, "a100-80", 500, "model protein sequences", "from scratch", "parameters"),
         (4000 * GB, "h200", 400_000, "", "from scratch", "parameters"),
-        (4000 * GB, "h200", 100, "", "fine-tune", "70B"),
+        (4000 * GB, "h200", 100, "", "fine-tune", "read the text first"),
         (50e6, "laptop-4", 24, "summarise documents", "fine-tune", "135M with all weights"),
     ],
 )

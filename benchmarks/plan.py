@@ -1,0 +1,171 @@
+"""Hold `ludus plan` against what happened: memory and time of pretraining, each run in a fresh process.
+
+    python benchmarks/plan.py                   # all configurations, on a quiet machine: some ten minutes
+    python benchmarks/plan.py --only 0 3 7      # some of them
+    python benchmarks/plan.py --threads 1
+
+For each configuration a plan is made in one process and the real `pretrain` stage runs in another: its peak resident
+memory and its wall time, as its manifest has them, against the plan's. Corpus and tokenizer are made once before.
+Writes benchmarks/results/plan-DATE.md.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXTS = {
+    "character": ["tokenizer.kind=character"],
+    "bpe-4096": ["tokenizer.vocabulary=4096"],
+    "bpe-16384": ["tokenizer.vocabulary=16384"],
+}
+COMMON = ["pretrain.validation_rows=16", "pretrain.sample_tokens=20", "stages=[corpus, tokenizer, pretrain]"]
+# (text, settings): families, sizes of 0.5 to 60 M parameters, contexts of 64 to 1024, precisions and optimizers.
+CONFIGURATIONS = (
+    ("character", "model.family=llama model.depth=4 model.width=128 data.context=64 rows=24 steps=60"),
+    (
+        "character",
+        "model.family=gpt2 model.depth=4 model.width=128 data.context=64 rows=12 steps=100 optimizer.kind=adamw",
+    ),
+    ("character", "model.family=modern model.depth=3 model.width=96 data.context=128 rows=32 steps=60"),
+    ("bpe-4096", "model.family=llama model.depth=4 model.width=256 data.context=128 rows=32 steps=20"),
+    (
+        "bpe-4096",
+        "model.family=llama model.depth=4 model.width=256 data.context=128 rows=32 steps=12 precision=float32 "
+        "optimizer.kind=adamw",
+    ),
+    ("bpe-4096", "model.family=modern model.depth=5 model.width=256 data.context=256 rows=8 steps=20"),
+    (
+        "bpe-4096",
+        "model.family=gpt2 model.depth=6 model.width=384 data.context=256 rows=8 steps=12 optimizer.kind=adamw",
+    ),
+    ("bpe-4096", "model.family=llama model.depth=6 model.width=384 data.context=256 rows=4 accumulate=2 steps=10"),
+    (
+        "bpe-16384",
+        "model.family=llama model.depth=8 model.width=512 data.context=512 rows=4 steps=8 optimizer.kind=adamw",
+    ),
+    (
+        "bpe-16384",
+        "model.family=gpt2 model.depth=6 model.width=512 data.context=512 rows=2 steps=8 precision=float32 "
+        "optimizer.kind=adamw",
+    ),
+    ("bpe-16384", "model.family=modern model.depth=6 model.width=512 data.context=1024 rows=2 steps=6"),
+    ("bpe-16384", "model.family=llama model.depth=8 model.width=640 data.context=1024 rows=1 steps=6"),
+    ("bpe-16384", "model.family=llama model.depth=8 model.width=640 data.context=256 rows=4 steps=8"),
+)
+
+
+def main() -> int:
+    """Run the configurations and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of configurations")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
+    parser.add_argument("--to", type=Path, default=ROOT / "benchmarks" / "results" / f"plan-{date.today()}.md")
+    given = parser.parse_args()
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="ludus-plan-"))
+    found = []
+    for number in given.only or range(len(CONFIGURATIONS)):
+        found.append(compare(number, folder, given.threads))
+        print(row(found[-1]), flush=True)
+    text = report(found, given.threads)
+    print(text)
+    given.to.parent.mkdir(parents=True, exist_ok=True)
+    given.to.write_text(text, encoding="utf-8")
+    if given.folder is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def compare(number: int, folder: Path, threads: int) -> dict[str, Any]:
+    """Plan one configuration, run it, and return both."""
+    text, settings = CONFIGURATIONS[number]
+    prepared = prepare(text, folder, threads)
+    run = folder / f"run-{number}"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(prepared, run, ignore=shutil.ignore_patterns("run.json", "recipe.json", "replaced"))
+    words = ["quickstart", f"name={text}", f"threads={threads}", *TEXTS[text], *COMMON, *settings.split()]
+    plan = json.loads(ludus(["plan", *words, "--json", "--folder", str(run)], threads))
+    ludus(["pretrain", *words, "--folder", str(run)], threads)
+    manifest = json.loads((run / "pretrain" / "manifest.json").read_text())
+    logged = [json.loads(line) for line in (run / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "settings": settings,
+        "parameters": plan["parameters"]["total"],
+        "memory": (plan["memory"]["total"], manifest["peak_memory_bytes"]),
+        "time": (plan["time"]["total"] - plan["time"]["parts"]["start"], manifest["wall_seconds"]),
+        "step": (plan["time"]["step_seconds"], step_seconds(logged)),
+        "cpu": manifest["cpu_seconds"],
+    }
+
+
+def prepare(text: str, folder: Path, threads: int) -> Path:
+    """Make corpus and tokenizer once for all configurations of a text."""
+    place = folder / text
+    if not (place / "tokenizer" / "tokens").is_dir():
+        words = ["tokenizer", "quickstart", f"name={text}", f"threads={threads}", *TEXTS[text], *COMMON]
+        ludus([*words, "--folder", str(place)], threads)
+    return place
+
+
+def step_seconds(logged: Sequence[dict[str, Any]]) -> float:
+    """Return the median time between log lines, of the later half: without the start, validations fall out."""
+    times = [record["seconds"] for record in logged]
+    return median([after - before for before, after in pairwise(times)][len(times) // 2 :] or times)
+
+
+def ludus(words: Sequence[str], threads: int) -> str:
+    """Run one command in a fresh process and return what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "LUDUS_QUIET": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "ludus", *words], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"ludus {' '.join(words)} failed:\n{done.stdout[-500:]}\n{done.stderr[-500:]}")
+    return done.stdout
+
+
+def off(pair: tuple[float, float]) -> float:
+    """Return how far a plan is off what was measured, as a share."""
+    return pair[0] / pair[1] - 1
+
+
+def row(one: dict[str, Any]) -> str:
+    """Write a configuration as a line of the table."""
+    memory, time, step = one["memory"], one["time"], one["step"]
+    return (
+        f"| {one['settings']} | {one['parameters'] / 1e6:.1f} | {memory[0] / 1e6:,.0f} | {memory[1] / 1e6:,.0f} | "
+        f"{off(memory):+.1%} | {time[0]:.1f} | {time[1]:.1f} | {off(time):+.1%} | {step[0] * 1e3:.0f} | "
+        f"{step[1] * 1e3:.0f} | {off(step):+.1%} | {one['cpu']:.1f} |"
+    )
+
+
+def report(found: Sequence[dict[str, Any]], threads: int) -> str:
+    """Write everything down as Markdown."""
+    near = sum(abs(off(one["memory"])) <= 0.1 for one in found)
+    soon = sum(abs(off(one["time"])) <= 0.2 for one in found)
+    head = (
+        "| settings | M parameters | MB planned | MB measured | off | s planned | s measured | off | "
+        "ms a step planned | measured | off | CPU s |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    return (
+        f"# Plan against measured, {date.today()}\n\n"
+        f"Command: `python benchmarks/plan.py --threads {threads}`. Memory is the peak resident memory of the process "
+        "that ran the stage, time the stage's wall time, both from its manifest; a step is the median of the later "
+        f"half.\n\nMemory within 10 %: {near} of {len(found)}. Time within 20 %: {soon} of {len(found)}.\n\n"
+        f"{head}\n" + "\n".join(map(row, found)) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
