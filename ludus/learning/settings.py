@@ -32,6 +32,9 @@ class TrainingSettings(Settings):
 
     steps: int = Field(400, ge=1, description="Optimizer steps.", json_schema_extra={"unit": "steps"})
     accumulate: int = Field(1, ge=1, description="Micro-batches for each step; changes memory, not the gradient.")
+    recompute: bool = Field(
+        False, description="Forget the activations of layers and compute them again: less memory, more time."
+    )
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     optimizer: OptimizerSettings = Field(default=MuonSettings(), discriminator="kind")
     schedule: ScheduleSettings = ScheduleSettings()

@@ -26,10 +26,13 @@ from ludus.model.cost import flops_per_token
 from ludus.model.experts import Balance
 from ludus.model.transformer import Transformer
 from ludus.parallel import mesh
+from ludus.planning.machine import this_machine
 from ludus.recipes.place import Place
 from ludus.runs.manifest import Manifest
 from ludus.runs.metrics import MetricsLog
 from ludus.text.tokenizer import Tokenizer
+
+WORTH_MEASURING = 1e13  # operations of a run: a minute or so of a laptop's processor
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Company:
             self._follow if self.average else None,
             measures.rates,
             measures.update_ratio(self.run, settings.measure_every),
-            measures.speed(flops_per_token=self._flops(), peak_flops=None),
+            measures.speed(flops_per_token=self._flops(), peak_flops=self._peak()),
             measures.memory,
             hooks.every(settings.validate_every or 1, self._validate, last=last) if self.work.validation else None,
             self.stopping,
@@ -158,6 +161,15 @@ class Company:
 
     def _flops(self) -> float:
         return float(flops_per_token(self.work.model.shape, self.place.recipe.data.context))
+
+    def _peak(self) -> float | None:
+        """Return what this machine multiplies at best, measured where the run is long enough to be worth a second."""
+        recipe, settings = self.place.recipe, self.settings
+        rows = getattr(settings, "rows", 1) * settings.accumulate * settings.steps
+        if self.run.device.type != "cpu" or rows * recipe.data.context * self._flops() < WORTH_MEASURING:
+            return None
+        device, _ = this_machine(recipe.threads or 1)
+        return device.rate(str(self.run.model.precision).removeprefix("torch."))
 
     def _trackers(self) -> list[Hook]:
         name = f"{self.place.folder.name}/{self.work.name}"

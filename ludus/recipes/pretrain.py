@@ -14,6 +14,7 @@ from ludus.learning import hooks
 from ludus.learning.objectives.next_token import next_token
 from ludus.model.settings import architecture
 from ludus.model.transformer import build
+from ludus.planning.predictions import check_prediction
 from ludus.recipes.place import Made, Place, Stage
 from ludus.recipes.schema import Recipe
 from ludus.recipes.training import Fit, fit, prepare
@@ -50,7 +51,11 @@ def make(place: Place, manifest: Manifest) -> Made:
         sampling=Sampling(settings.sample_tokens, frozenset([tokenizer.end]), temperature=0.8, top_k=50),
         validation=hooks.validate(next_token, held_out, bytes_per_unit=validation.num_bytes / validation.predictions),
     )
-    return fit(place, manifest, work)
+    made = fit(place, manifest, work)
+    checked = check_prediction(place.folder)
+    if checked:
+        say(f"  {checked}")
+    return made
 
 
 def text(place: Place, tokenizer: Tokenizer) -> sources.Rows | Mixture:

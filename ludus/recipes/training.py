@@ -23,6 +23,8 @@ from ludus.model.float8 import float8
 from ludus.model.transformer import Transformer
 from ludus.optim import groups, schedules
 from ludus.parallel import mesh
+from ludus.parallel.recomputation import recompute
+from ludus.planning.memory_errors import advising
 from ludus.recipes.company import Company, Fit
 from ludus.recipes.conversations import question
 from ludus.recipes.place import Made, Place
@@ -41,6 +43,8 @@ def prepare(place: Place, model: Transformer, settings: Any, *, dropout: bool = 
     if policy.float8:
         left = float8(model).left
         say(f"  of odd sizes for float8, so in bfloat16: {', '.join(left)}" if left else "  every layer in float8")
+    if settings.recompute:
+        recompute(model)
     adapter = getattr(settings, "adapter", None)
     if adapter is not None:
         model = apply(model, adapter, seed=derive_seed(place.recipe.seed, "adapter"))
@@ -81,15 +85,16 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
         if company.resume():
             say(f"  resuming after step {run.step} of {settings.steps}")
             meter.start = meter.done = run.step
-        train(
-            run,
-            work.objective,
-            steps=settings.steps,
-            accumulate=settings.accumulate,
-            clip=settings.clip,
-            mesh=ranks,
-            hooks=company.hooks(meter, asked),
-        )
+        with advising(work.name, getattr(settings, "rows", 1), settings.accumulate):
+            train(
+                run,
+                work.objective,
+                steps=settings.steps,
+                accumulate=settings.accumulate,
+                clip=settings.clip,
+                mesh=ranks,
+                hooks=company.hooks(meter, asked),
+            )
         company.end()
     if run.stopped:
         say(f"  stopped early after step {run.step}: {run.stopped}")
