@@ -74,8 +74,9 @@ class _Facts:
 
 def section_blocks(field: FieldInfo, path: str, facts: _Facts, kinds: dict[str, str]) -> Iterator[str]:
     """Yield one block for a section, or for each kind of it, then those of the sections below."""
-    place = field_place(field)
+    place, whole = field_place(field), []
     if isinstance(place, Collection | Mapping):
+        whole = [entry(field, path, facts, kinds)]
         place, path = place.item if isinstance(place, Collection) else place.value, f"{path}.*"
     for kind, model in sections_below(place):
         chosen = kinds | ({path: kind} if kind else {})
@@ -86,7 +87,7 @@ def section_blocks(field: FieldInfo, path: str, facts: _Facts, kinds: dict[str, 
         heading = "\n".join([title, *(line for doc in docs for line in prose(doc, 2))])
         shown_fields = {name: item for name, item in fields.items() if not (kind and name == TAG)}
         lines = first + [entry(item, f"{path}.{name}", facts, chosen) for name, item in shown_fields.items()]
-        yield "\n".join([heading, *lines])
+        yield "\n".join([*whole, heading, *lines])
         for name, item in model.model_fields.items():
             if name not in fields:
                 yield from section_blocks(item, f"{path}.{name}", facts, chosen)
