@@ -240,11 +240,12 @@ def batch(work: Work, *, vocabulary: int | None = None) -> Batch:
     """Return a micro-batch of the work's shape: random tokens, two documents a row where rows are packed."""
     size = (work.rows, work.context + 1)
     tokens = torch.randint(0, vocabulary or work.shape.vocabulary, size)
-    documents = None
+    documents, weights = None, torch.ones(work.rows, work.context)
     if work.packed:
         documents = torch.zeros(size, dtype=torch.long)
         documents[:, work.context // 2 :] = 1
-    return Batch(tokens, torch.ones(work.rows, work.context), float(work.rows * work.context), documents)
+        weights[:, work.context // 2 - 1] = 0.0  # a document's first token is not predicted
+    return Batch(tokens, weights, float(weights.sum()), documents)
 
 
 def _step(batches: list[Batch], model: Transformer, optimizer: Any, count: _Count) -> int:

@@ -99,14 +99,17 @@ def run(work: Work, *, threads: int, preload: Sequence[str] = (), begun: float |
     batches = [batch(work) for _ in range(min(2, work.accumulate))]
     micro: list[float] = []
     update: list[float] = []
+    validation, token = [0.0], 0.0
     while len(update) < STEPS or (len(update) < MOST_STEPS and sum(micro) < TIMED_SECONDS):
         for one in batches:
             micro.append(_timed(lambda one=one: (next_token(model, one)["loss"] / one.weight).backward()))
         update.append(_timed(lambda: _update(model, optimizer)))
-    model.eval()
-    with torch.no_grad():
-        validation = [_timed(lambda: float(next_token(model, batches[0])["loss"])) for _ in range(2)]
-    token = _generate(model, work)
+        if len(update) == STEPS // 2:  # in the midst of the steps, as in a run: it changes where the heap has holes
+            model.eval()
+            with torch.no_grad():
+                validation = [_timed(lambda: float(next_token(model, batches[0])["loss"])) for _ in range(2)]
+            token = min(_generate(model, work) for _ in range(2))
+            model.train()
     warm = len(batches)
     return Probe(
         layers=work.shape.layers,

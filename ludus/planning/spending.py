@@ -16,10 +16,10 @@ from ludus.planning.work import BYTES, Work
 
 PYTHON_BYTES = 400_000_000  # Python, torch and their libraries once they run; measured instead where there are probes
 CUDA_BYTES = 700_000_000  # a CUDA context with its libraries
-CPU_SLACK, CUDA_SLACK = 0.35, 0.06  # share of what tensors hold that lies idle in holes of the heap
+CPU_SLACK, CUDA_SLACK = 0.4, 0.06  # share of what tensors hold that lies idle in holes of the heap, in a long run
 # A run holds more than its steps do: the tokenizer, token shards it touched, logs, samples. Measured: 50 to 110 MB.
 BESIDE_BYTES = 80_000_000
-PROBE_SECONDS = 6.0  # that the steps of one probe may take, about
+PROBE_SECONDS = 10.0  # that the steps of one probe may take, about
 START_SECONDS = 4.0
 LAUNCH_SECONDS = 8e-6  # to start one kernel on a GPU, of which a layer has about so many, forward and backward:
 KERNELS_A_LAYER = 110
@@ -113,6 +113,8 @@ def memory(work: Work, device: Device, measured: Sequence[probe.Probe] = ()) -> 
         parts[CHECKPOINT] = counted.standing + parts.get("averaged weights", 0)
     if measured:
         process, holes = _beside(work, counted.peak, measured)
+        # The heap goes on tearing for some dozens of steps, more than a probe takes.
+        holes = max(holes, round(CPU_SLACK * counted.peak))
         how = "tensors counted, process and heap measured" + _of_layers(measured, work)
     elif device.kind == "cpu":
         process, holes, how = PYTHON_BYTES, round(CPU_SLACK * counted.peak), "tensors counted, the rest estimated"

@@ -45,7 +45,7 @@ def test_time_is_extended_over_layers_and_has_its_parts(work):
 def test_memory_is_what_was_counted_and_what_the_process_and_its_heap_add(work):
     found = spending.memory(work, HERE, [made(work, 1), made(work, 2)])
     beside = found.parts.get(spending.CHECKPOINT, 0) + spending.BESIDE_BYTES
-    assert found.total - beside == pytest.approx(460_000_000 + ledger.measure(work).peak, rel=0.01)
+    assert found.total - beside == pytest.approx(460_000_000 + ledger.measure(work).peak, rel=0.02)
     whole = spending.memory(work, HERE, [made(work, 3)])
     assert whole.total == pytest.approx(found.total, rel=0.01)
 
