@@ -48,10 +48,10 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("predict is given twice; one run is foretold at a time")
     overrides = [word for word in arguments.overrides if not word.startswith("predict=")]
     axes, fixed = ladder(arguments.recipe, overrides)
-    larger = [*fixed, *prediction_words(wanted[0])] if wanted else None
+    larger: list[str] = [*fixed, *prediction_words(wanted[0])] if wanted else []
     cells = grid.cells(axes)
     words = [[*fixed, STAGES, *(f"{key}={value}" for key, value in cell.items())] for cell in cells]
-    resolved = resolve_all(arguments.recipe, words + ([larger] if larger else []))
+    resolved = resolve_all(arguments.recipe, [*words, *([larger] if larger else [])])
     folder = Path(str(arguments.flags.get("--folder") or Path("runs") / f"{resolved[0].settings.name}-scaling"))
     code = 0 if "--fit" in arguments.flags else climb(arguments.recipe, folder, cells, words, resolved, list(axes))
     if code:

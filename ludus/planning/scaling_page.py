@@ -71,7 +71,8 @@ def _curves(law: Law, points: Sequence[Point], prediction: Mapping[str, Any] | N
     low, high = math.log10(min(ends)), math.log10(max(ends))
     places = [low + (high - low) * step / CURVE_POINTS for step in range(CURVE_POINTS + 1)]
     series = []
-    for number, size in enumerate([*sizes, *([prediction["parameters"]] if prediction else [])]):
+    shown = sizes + ([float(prediction["parameters"])] if prediction else [])
+    for number, size in enumerate(shown):
         tone, name = TONES[number % len(TONES)], f"{words.amount(size)} parameters"
         curve = [(place, law.loss(size, 10**place)) for place in places]
         series.append(Series(f"{name}, by the law", curve, tone, short=words.amount(size)))

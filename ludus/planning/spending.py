@@ -16,9 +16,9 @@ from ludus.planning.work import BYTES, Work
 
 PYTHON_BYTES = 400_000_000  # Python, torch and their libraries once they run; measured instead where there are probes
 CUDA_BYTES = 700_000_000  # a CUDA context with its libraries
-CPU_SLACK, CUDA_SLACK = 0.4, 0.06  # share of what tensors hold that lies idle in holes of the heap, in a long run
-# A run holds more than its steps do: the tokenizer, token shards it touched, logs, samples. Measured: 50 to 110 MB.
-BESIDE_BYTES = 80_000_000
+CPU_SLACK, CUDA_SLACK = 0.5, 0.06  # share of what tensors hold that lies idle in holes of the heap, in a long run
+# A run holds more than its steps do: the tokenizer, token shards it touched, logs, samples. About 50 MB.
+BESIDE_BYTES = 50_000_000
 PROBE_SECONDS = 10.0  # that the steps of one probe may take, about
 START_SECONDS = 4.0
 LAUNCH_SECONDS = 8e-6  # to start one kernel on a GPU, of which a layer has about so many, forward and backward:

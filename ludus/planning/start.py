@@ -30,7 +30,7 @@ FOR_LEARNING = re.compile(
 NOT_LANGUAGE = re.compile(r"\bdna\b|genom|protein|music|midi|molecul|smiles|chess|sensor|telemetry|time.series")
 
 
-class Base(NamedTuple):
+class ReadyMade(NamedTuple):
     """A ready-made model to start from."""
 
     name: str
@@ -40,12 +40,12 @@ class Base(NamedTuple):
 
 
 BASES = (
-    Base("135M", 1.35e8, 30, 576),
-    Base("360M", 3.6e8, 32, 960),
-    Base("1B", 1.24e9, 16, 2048),
-    Base("3B", 3.2e9, 28, 3072),
-    Base("8B", 8.0e9, 32, 4096),
-    Base("70B", 70.6e9, 80, 8192),
+    ReadyMade("135M", 1.35e8, 30, 576),
+    ReadyMade("360M", 3.6e8, 32, 960),
+    ReadyMade("1B", 1.24e9, 16, 2048),
+    ReadyMade("3B", 3.2e9, 28, 3072),
+    ReadyMade("8B", 8.0e9, 32, 4096),
+    ReadyMade("70B", 70.6e9, 80, 8192),
 )
 METHODS = ("all weights", "LoRA", "QLoRA")
 
@@ -158,12 +158,12 @@ def _fine_tune(table: Mapping[str, Any], device: Device, tokens: float, flops: f
     return f"{first}fine-tune a base of {base.name} with {method}{part}: {said}"
 
 
-def _operations(base: Base, method: str) -> float:
+def _operations(base: ReadyMade, method: str) -> float:
     """Return the floating-point operations for a token: an adapter needs no gradients of the base's weights."""
     return (6 if method == METHODS[0] else 4) * base.parameters
 
 
-def memory(base: Base, method: str) -> dict[str, float]:
+def memory(base: ReadyMade, method: str) -> dict[str, float]:
     """Return the bytes that fine-tuning a base takes by part, a row of 2048 tokens at a time with recomputation."""
     adapter = 0.0 if method == "all weights" else ADAPTER_SHARE * base.parameters
     each = {"all weights": 4.0, "LoRA": 2.0, "QLoRA": QUANTISED_BYTES}[method]
