@@ -68,6 +68,8 @@ def ladder(recipe: str, overrides: Sequence[str]) -> tuple[dict[str, list[str]],
     settings = resolve_all(recipe, [fixed])[0].settings
     depth, steps = settings.model.depth, settings.pretrain.steps
     if not any(key.startswith("model.") for key in axes):
+        if depth is None:
+            raise ConfigError("the model has a named size; give the ladder its sizes, as in model.depth=2,3,4")
         depths = sorted({max(1, depth + below) for below in DEPTHS})
         axes = {"model.depth": [str(value) for value in depths], **axes}
     if not any(key in ("pretrain.steps", "pretrain.rows", "data.context") for key in axes):
