@@ -70,14 +70,14 @@ def choose(
     """
     if recorded is not None:
         return Choice(dict(RULES) | dict(recorded), "recorded", ["the settings this run began with"])
+    planned = estimated_seconds(model, batch, steps_planned)
+    if planned < SHORT_SECONDS:  # nor is the cache asked: what is quickly done again shall come out the same
+        reason = f"about {planned:.0f} s of training is too short to measure in"
+        return Choice(dict(RULES), "rule", [reason])
     file = None if cache is None else cache / f"autotune-{fingerprint(model, batch)}.json"
     known = _read(file)
     if known is not None:
         return known
-    planned = estimated_seconds(model, batch, steps_planned)
-    if planned < SHORT_SECONDS:
-        reason = f"about {planned:.0f} s of training is too short to measure in"
-        return Choice(dict(RULES), "rule", [reason])
     tried = tries if tries is not None else candidates(model, batch)
     with _untouched(model):
         found = _measure(model, objective, batch, steps_planned, tried)

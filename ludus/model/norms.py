@@ -69,6 +69,13 @@ class _Divided(torch.autograd.Function):
         return of_x.mul_(inverse).to(ctx.dtype), of_weight, None
 
 
+def narrowed(x: Tensor) -> Tensor:
+    """Convert to the precision of the matrix products that come next, once for all that read it."""
+    kind = x.device.type
+    runs = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.to(torch.get_autocast_dtype(kind)) if runs else x
+
+
 def stream_norm(shape: Architecture) -> nn.Module:
     """Make the norm of an architecture's residual stream (LayerNorm is that of arXiv 1607.06450)."""
     if shape.norm == "layer":

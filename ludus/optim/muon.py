@@ -7,6 +7,7 @@ matrices. Over several ranks each matrix has one owner, which orthogonalises it 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as distributed
@@ -54,7 +55,7 @@ class Muon:
 
     def __init__(self, groups: list[dict], *, rank: int = 0, ranks: int = 1, recipe: Recipe | None = None) -> None:
         """Each group has `params`, `lr` and `weight_decay`."""
-        self.param_groups = [{"weight_decay": 0.0} | group for group in groups]
+        self.param_groups: list[dict[str, Any]] = [{"weight_decay": 0.0} | group for group in groups]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         self.recipe, self.rank, self.ranks = recipe or Recipe(), rank, ranks
         self.stacks: list[list[Stack]] = []  # of each group, once there is something to remember

@@ -48,6 +48,7 @@ class Fit:
     prompts: Mapping[str, list[int]]
     sampling: Sampling
     validation: hooks.Hook | None = None
+    tuned: bool = False  # whether the fastest settings for its batches are looked for; rollouts are too dear to peek at
     show: tuple[str, ...] = ("loss",)
 
 

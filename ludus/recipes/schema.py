@@ -25,6 +25,9 @@ class PretrainSettings(TrainingSettings):
     """Next-token prediction on the corpus, from fresh weights."""
 
     rows: int = Field(32, ge=1, description="Rows of data.context tokens in a micro-batch.")
+    auto_rows: bool = Field(
+        False, description="Split a step into as many micro-batches as memory asks for; the gradient is the same."
+    )
     z_loss: float = Field(
         0.0, ge=0, description="Weight of the squared log-normaliser, which keeps logits from drifting; 1e-4 is usual."
     )

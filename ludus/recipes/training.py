@@ -11,9 +11,11 @@ from ludus.adapters.apply import apply
 from ludus.adapters.surgery import adapters, merge
 from ludus.base.console import Meter, say
 from ludus.base.errors import TokenizerMismatch
+from ludus.base.files import read_json, write_json
 from ludus.base.seeds import derive_seed
+from ludus.corpus.download import cache_folder
 from ludus.corpus.exercises.build import read
-from ludus.learning import device, precision
+from ludus.learning import autotune, device, precision
 from ludus.learning.guard import Guard
 from ludus.learning.interruption import listening
 from ludus.learning.loop import Run, train
@@ -31,6 +33,8 @@ from ludus.recipes.place import Made, Place
 from ludus.recipes.schema import Recipe
 from ludus.runs.manifest import Manifest
 from ludus.text.tokenizer import Tokenizer
+
+CHOICE = "choice.json"  # what was found to be fastest, in the folder of the stage
 
 
 def prepare(place: Place, model: Transformer, settings: Any, *, dropout: bool = True) -> Transformer:
@@ -85,6 +89,8 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
         if company.resume():
             say(f"  resuming after step {run.step} of {settings.steps}")
             meter.start = meter.done = run.step
+        if work.tuned:
+            _tune(place, work)
         with advising(work.name, getattr(settings, "rows", 1), settings.accumulate):
             train(
                 run,
@@ -98,8 +104,34 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
         company.end()
     if run.stopped:
         say(f"  stopped early after step {run.step}: {run.stopped}")
+    autotune.apply(autotune.RULES, work.model)
     with company.final_weights():
         return _leave(place, work, run, base)
+
+
+def _tune(place: Place, work: Fit) -> None:
+    """Set what makes this model fastest on this machine, measured once, and keep it: a resumed run goes on with it.
+
+    Threads are left alone: they are a setting, and results depend on them.
+    """
+    file = place.stage(work.name) / CHOICE
+    batch = autotune.peek(work.source)
+    batch = batch.to(work.model.embed_tokens.weight.device)
+    tries = {name: values for name, values in autotune.candidates(work.model, batch).items() if name != "threads"}
+    choice = autotune.choose(
+        work.model,
+        work.objective,
+        batch,
+        steps_planned=work.settings.steps * work.settings.accumulate,
+        cache=cache_folder(),
+        recorded=read_json(file) if file.is_file() else None,
+        tries=tries,
+    )
+    write_json(file, choice.settings)
+    if choice.source != "rule":
+        for line in (str(choice), *choice.reasons):
+            say(f"  {line}")
+    autotune.apply(choice, work.model)
 
 
 def _leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:

@@ -177,9 +177,9 @@ def test_a_large_head_hands_its_gradient_over_once(monkeypatch):
         (1536, 65, torch.float32, None, 1536),  # all at once: a few logits
         (1536, 4096, torch.float32, None, 1536),
         (2048, 50257, torch.float32, None, 256),  # a chunk pays for reading the weight
-        (4096, 50257, torch.bfloat16, None, 2048),
+        (4096, 50257, torch.bfloat16, None, 512),
         (1 << 20, 65, torch.float32, None, 15_888),  # 66 even chunks of about a million logits
-        (2060, 50257, torch.bfloat16, None, 1030),
+        (2060, 50257, torch.bfloat16, None, 412),
         (2048, 50257, torch.float32, 0, 2048),
         (2048, 50257, torch.float32, 1 << 20, 20),
         (2048, 50257, torch.float32, 1, 1),

@@ -82,7 +82,7 @@ def test_families_are_what_they_are_called():
     assert (gpt2.width, gpt2.heads, gpt2.kv_heads, gpt2.hidden) == (768, 12, 12, 3072)
     assert (gpt2.norm, gpt2.position, gpt2.activation, gpt2.tied) == ("layer", "learned", "gelu_tanh", True)
     assert (modern.norm, modern.qk_norm, modern.activation, modern.tied) == ("plain", "plain", "relu2", False)
-    assert (modern.embedding_convolution, modern.mlp_convolution) == (3, 2)
+    assert (modern.embedding_norm, modern.ngrams) == (True, 4)
 
 
 @pytest.mark.parametrize(("family", "size"), [(family, size) for family, sizes in SIZES.items() for size in sizes])
