@@ -1,12 +1,8 @@
 """Pretraining: next-token prediction over packed documents, from fresh weights."""
 
-from dataclasses import replace
 from functools import partial
 
-import torch
-
 from ludus.base.console import say
-from ludus.base.files import read_json, write_json
 from ludus.base.seeds import derive_seed
 from ludus.data import shards, sources
 from ludus.data.batch import Batch
@@ -14,17 +10,14 @@ from ludus.data.mixture import Domain, Mixture
 from ludus.data.prefetch import Prefetch
 from ludus.data.ramps import context_ramp, rows_ramp
 from ludus.generation.engine import Sampling
-from ludus.learning import device, hooks
+from ludus.learning import hooks
 from ludus.learning.objectives.next_token import next_token
+from ludus.model import cost
 from ludus.model.settings import architecture
 from ludus.model.transformer import build
-from ludus.planning import spending, work
-from ludus.planning.devices import Device
-from ludus.planning.machine import this_machine
-from ludus.planning.micro_batch import choose_rows
 from ludus.planning.predictions import check_prediction
-from ludus.planning.text import of_recipe
 from ludus.recipes.place import Made, Place, Stage
+from ludus.recipes.rows import fitted
 from ludus.recipes.schema import Recipe
 from ludus.recipes.training import Fit, fit, prepare
 from ludus.runs.manifest import Manifest
@@ -41,6 +34,9 @@ def make(place: Place, manifest: Manifest) -> Made:
     model = prepare(
         place, build(shape, seed=derive_seed(recipe.seed, "weights"), initial=recipe.model.initial or "zero"), settings
     )
+    flops = cost.flops_per_token(shape, recipe.data.context)
+    held = cost.training_bytes(shape, settings.optimizer.kind)["total"]
+    say(f"  {flops / 1e6:,.1f} MFLOPs a token, {held / 1e6:,.1f} MB for weights, gradients and moments")
     rows = {"context": recipe.data.context, "rows": settings.rows, "pad_token": tokenizer.pad}
     source = text(place, tokenizer)
     say(f"  {outlook(source, recipe)}")
@@ -67,33 +63,6 @@ def make(place: Place, manifest: Manifest) -> Made:
     if checked:
         say(f"  {checked}")
     return made
-
-
-def fitted(place: Place) -> Place:
-    """Return the run with rows and accumulation that fit into memory; chosen once, so that it is resumed with them."""
-    settings, file = place.recipe.pretrain, place.stage("pretrain") / "rows.json"
-    if file.is_file():
-        chosen = read_json(file)
-    else:
-        here = _device(place)
-        asked = work.pretraining(place.recipe, of_recipe(place.recipe, place.folder))
-        choice = choose_rows(
-            asked, memory_bytes=here.memory_bytes, total=lambda each: spending.memory(each, here).total
-        )
-        say(f"  {choice.reason}")
-        chosen = {"rows": choice.rows, "accumulate": choice.accumulate}
-        write_json(file, chosen)
-    recipe = place.recipe.model_copy(update={"pretrain": settings.model_copy(update=chosen)})
-    return replace(place, recipe=recipe)
-
-
-def _device(place: Place) -> Device:
-    """Return where the run will be, with the memory that is free there."""
-    where = device.place(place.recipe.device).device
-    if where.type != "cuda":
-        return this_machine(place.recipe.threads or 1)[0]
-    name, memory = torch.cuda.get_device_name(where), torch.cuda.mem_get_info(where)[0]
-    return Device("this", name, "gpu", rates={"float32": 1.0, "bfloat16": 1.0}, memory_bytes=memory)
 
 
 def text(place: Place, tokenizer: Tokenizer) -> sources.Rows | Mixture:
