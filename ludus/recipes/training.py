@@ -145,7 +145,10 @@ def _leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:
     exchange.save(work.model, outputs["model"], work.tokenizer, facts)
     account = work.source.account() if hasattr(work.source, "account") else {}  # type: ignore[attr-defined]
     if account:
-        say("  of all tokens: " + ", ".join(f"{count:,} {fate}" for fate, count in account.items()))
+        domains = account.get("domains", {})
+        fates = [f"{count:,} {fate}" for fate, count in account.items() if fate != "domains"]
+        fates += [f"{name} {each['trained']:,} ({each['epochs']:.2f} epochs)" for name, each in domains.items()]
+        say(f"  of all tokens: {', '.join(fates)}")
     return Made(outputs, tokens=run.source.tokens, summary={"steps": run.step, "account": account})
 
 
