@@ -11,6 +11,7 @@ from typing import Any
 
 from ludus.base.files import read_json
 from ludus.corpus.download import cache_folder
+from ludus.model.settings import named_size
 from ludus.planning.devices import between
 
 # Bytes of English text in a token of a BPE vocabulary of that size; code has about a fifth less. Approximate.
@@ -90,6 +91,11 @@ def _vocabulary(recipe: Any, folder: Path) -> tuple[int, str]:
             from ludus.text.tokenizer import Tokenizer
 
             return Tokenizer.load(place).vocabulary_size, f"of {place}"
+    published = named_size(recipe.model.family, recipe.model.size)
+    if (
+        settings.path and published and published.vocabulary
+    ):  # of the hub, and not on this machine yet
+        return published.vocabulary, f"as model.size={recipe.model.size} was published with"
     if settings.kind == "bpe":
         return settings.vocabulary, "tokenizer.vocabulary"
     characters = _characters(_corpus_path(recipe))
