@@ -29,7 +29,12 @@ TEXTS = {
     "bpe-4096": ["tokenizer.vocabulary=4096"],
     "bpe-16384": ["tokenizer.vocabulary=16384"],
 }
-COMMON = ["pretrain.validation_rows=16", "pretrain.sample_tokens=20", "stages=[corpus, tokenizer, pretrain]"]
+COMMON = [
+    "pretrain.validation_rows=16",
+    "pretrain.sample_tokens=20",
+    "pretrain.checkpoint_every=1000",
+    "stages=[corpus, tokenizer, pretrain]",
+]
 # (text, settings): families, sizes of 0.5 to 60 M parameters, contexts of 64 to 1024, precisions and optimizers.
 CONFIGURATIONS = (
     ("character", "model.family=llama model.depth=4 model.width=128 data.context=64 rows=24 steps=60"),

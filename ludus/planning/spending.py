@@ -16,9 +16,9 @@ from ludus.planning.work import BYTES, Work
 
 PYTHON_BYTES = 400_000_000  # Python, torch and their libraries once they run; measured instead where there are probes
 CUDA_BYTES = 700_000_000  # a CUDA context with its libraries
-CPU_SLACK, CUDA_SLACK = 0.5, 0.06  # share of what tensors hold that lies idle in holes of the heap, in a long run
-# A run holds more than its steps do: the tokenizer, token shards it touched, logs, samples. About 50 MB.
-BESIDE_BYTES = 50_000_000
+CPU_SLACK, CUDA_SLACK = 0.5, 0.06  # share of what tensors hold in passing that lies idle in holes, in a long run
+# A run holds more than its steps do: the tokenizer, token shards it touched, logs, samples. About 65 MB.
+BESIDE_BYTES = 65_000_000
 PROBE_SECONDS = 10.0  # that the steps of one probe may take, about
 SUSPICIOUS = 3.0  # times the calculated seconds of a micro-batch, from which a measure is not believed at once
 START_SECONDS = 4.0
@@ -121,15 +121,20 @@ def memory(work: Work, device: Device, measured: Sequence[probe.Probe] = ()) -> 
     if measured:
         process, holes = _beside(work, counted.peak, measured)
         # The heap goes on tearing for some dozens of steps, more than a probe takes.
-        holes = max(holes, round(CPU_SLACK * counted.peak))
+        holes = max(holes, _torn(counted))
         how = "tensors counted, process and heap measured" + _of_layers(measured, work)
     elif device.kind == "cpu":
-        process, holes, how = PYTHON_BYTES, round(CPU_SLACK * counted.peak), "tensors counted, the rest estimated"
+        process, holes, how = PYTHON_BYTES, _torn(counted), "tensors counted, the rest estimated"
     else:
         process, holes, how = CUDA_BYTES, round(CUDA_SLACK * counted.peak), "tensors counted, the rest estimated"
     parts[PROCESS] = process + (BESIDE_BYTES if device.kind == "cpu" else 0)
     parts[HOLES] = holes
     return Memory(parts, counted.moment, how)
+
+
+def _torn(counted: ledger.Ledger) -> int:
+    """Return the bytes that lie idle in holes of a processor's heap; what stays from step to step tears none."""
+    return round(CPU_SLACK * (counted.peak - counted.standing))
 
 
 def _beside(work: Work, peak: int, measured: Sequence[probe.Probe]) -> tuple[int, int]:

@@ -92,9 +92,7 @@ def _vocabulary(recipe: Any, folder: Path) -> tuple[int, str]:
 
             return Tokenizer.load(place).vocabulary_size, f"of {place}"
     published = named_size(recipe.model.family, recipe.model.size)
-    if (
-        settings.path and published and published.vocabulary
-    ):  # of the hub, and not on this machine yet
+    if settings.path and published and published.vocabulary:  # of the hub, and not on this machine yet
         return published.vocabulary, f"as model.size={recipe.model.size} was published with"
     if settings.kind == "bpe":
         return settings.vocabulary, "tokenizer.vocabulary"
