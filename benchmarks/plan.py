@@ -12,6 +12,7 @@ Writes benchmarks/results/plan-DATE.md.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,6 @@ TEXTS = {
 COMMON = [
     "pretrain.validation_rows=16",
     "pretrain.sample_tokens=20",
-    "pretrain.checkpoint_every=1000",
     "stages=[corpus, tokenizer, pretrain]",
 ]
 # (text, settings): families, sizes of 0.5 to 60 M parameters, contexts of 64 to 1024, precisions and optimizers.
@@ -99,7 +99,10 @@ def compare(number: int, folder: Path, threads: int) -> dict[str, Any]:
     run = folder / f"run-{number}"
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(prepared, run, ignore=shutil.ignore_patterns("run.json", "recipe.json", "replaced"))
-    words = ["quickstart", f"name={text}", f"threads={threads}", *TEXTS[text], *COMMON, *settings.split()]
+    # A checkpoint and a sample in the middle and at the end, as a run of many more steps has them seldom.
+    half = int(re.findall(r"steps=(\d+)", settings)[-1]) // 2
+    saves = f"pretrain.checkpoint_every={half}"
+    words = ["quickstart", f"name={text}", f"threads={threads}", *TEXTS[text], *COMMON, *settings.split(), saves]
     plan = json.loads(ludus(["plan", *words, "--json", "--folder", str(run)], threads))
     ludus(["pretrain", *words, "--folder", str(run)], threads)
     manifest = json.loads((run / "pretrain" / "manifest.json").read_text())

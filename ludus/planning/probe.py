@@ -114,7 +114,7 @@ def run(work: Work, *, threads: int, preload: Sequence[str] = (), begun: float |
     return Probe(
         layers=work.shape.layers,
         rows=work.rows,
-        micro_batch_seconds=median(micro[warm:]),
+        micro_batch_seconds=median(micro[max(warm, len(micro) // 2) :]),  # the first ones make the heap
         update_seconds=median(update[1:]),
         first_step_seconds=sum(micro[:warm]) + update[0],
         validation_seconds=min(validation),
