@@ -1,6 +1,7 @@
 """What every training stage shares: the model at its precision, the run, and the folder it leaves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from ludus.base.files import read_json, write_json
 from ludus.base.seeds import derive_seed
 from ludus.corpus.download import cache_folder
 from ludus.corpus.exercises.build import read
+from ludus.data.prefetch import Prefetch
 from ludus.learning import autotune, device, precision
 from ludus.learning.guard import Guard
 from ludus.learning.interruption import listening
-from ludus.learning.loop import Run, train
+from ludus.learning.loop import Run, Source, train
 from ludus.learning.saver import Saver
 from ludus.model import exchange
 from ludus.model.float8 import float8
@@ -84,7 +86,7 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
     run = Run(folder, work.model, optimizer, schedule, work.source, guard=guard)
     metric = "validation_loss" if settings.stopping.best else None
     saver = Saver(folder / "checkpoints", keep=settings.keep, metric=metric)
-    with listening() as asked, Meter(f"  {work.name}", settings.steps) as meter, saver:
+    with listening() as asked, Meter(f"  {work.name}", settings.steps) as meter, saver, _closing(work.source):
         company = Company(place, manifest, work, run, saver)
         if company.resume():
             say(f"  resuming after step {run.step} of {settings.steps}")
@@ -107,6 +109,16 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
     autotune.apply(autotune.RULES, work.model)
     with company.final_weights():
         return _leave(place, work, run, base)
+
+
+@contextmanager
+def _closing(source: Source) -> Iterator[None]:
+    """End the thread that reads ahead, whatever has happened."""
+    try:
+        yield
+    finally:
+        if isinstance(source, Prefetch):
+            source.close()
 
 
 def _tune(place: Place, work: Fit) -> None:

@@ -86,8 +86,9 @@ def test_the_fastest_is_taken_and_what_cannot_run_is_said(tiny, batch, monkeypat
 def test_what_was_measured_is_cached_for_this_machine_and_shape(tiny, shape, batch, tmp_path, monkeypatch):
     first = chosen(tiny(), batch, cache=tmp_path)
     monkeypatch.setattr(autotune, "_seconds", lambda *given: pytest.fail("it measured again"))
-    again = chosen(tiny(), batch, cache=tmp_path, steps_planned=10)
+    again = chosen(tiny(), batch, cache=tmp_path)
     assert (again.source, again.settings) == ("cached", first.settings)
+    assert chosen(tiny(), batch, cache=tmp_path, steps_planned=10).source == "rule"  # what is short stays as it is
     monkeypatch.undo()
     assert chosen(tiny(layers=1), batch, cache=tmp_path).source == "measured"
     assert len(list(tmp_path.iterdir())) == 2
