@@ -23,7 +23,7 @@ class Panel:
     share: bool = False
 
 
-ROLES = ("matrix", "embedding", "head", "scalar")
+ROLES = ("matrix", "embedding", "table", "head", "scalar")
 PANELS = [
     Panel("Reward", {"reward": "reward"}, "mean of each step's answers"),
     Panel("Log-probability", {"chosen_logp": "chosen", "rejected_logp": "rejected"}, "nats, whole answer"),
@@ -79,7 +79,7 @@ def _stage(run: Run, stage: str, records: list[dict[str, Any]]) -> Markup | None
     for panel in PANELS:
         curves = [
             Series(name, column(records, metric), tone, smooth=True)
-            for (metric, name), tone in zip(panel.curves.items(), "abcd", strict=False)
+            for (metric, name), tone in zip(panel.curves.items(), "abcde", strict=False)
         ]
         charts.append(line_chart(panel.title, curves, unit=panel.unit, share=panel.share))
     # Where a reward is climbed the loss says little, so it comes last; everywhere else it is the first thing to see.
