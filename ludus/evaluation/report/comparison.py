@@ -19,6 +19,7 @@ from ludus.evaluation.report.markup import NOTHING, Markup, document, element, r
 from ludus.evaluation.report.reading import Run, number, read_run
 
 TONES = "abcdef"
+MOST_NAMED = 4  # settings that vary, to name a run by them
 # What differs between two runs by itself, and never explains a loss.
 NEVER_VARIED = ("name", "run", "folder", "output", "path")
 
@@ -40,9 +41,14 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """Name the run by what varied, in short."""
+        """Name the run by what varied, in short; by its folder where that is more than one reads."""
         short = [f"{name} {_short(value)}" for name, value in self.varied.items()]
-        return ", ".join(short) or self.run.folder.name
+        return ", ".join(short) if 0 < len(short) <= MOST_NAMED else self.run.folder.name
+
+    @property
+    def tag(self) -> str:
+        """Name the run at the end of its curve."""
+        return " · ".join(map(_short, self.varied.values())) if len(self.varied) <= MOST_NAMED else self.label
 
 
 def write_comparison(folders: Sequence[Path], target: Path, title: str) -> Path:
@@ -153,7 +159,7 @@ def _overlay(entries: list[Entry]) -> Markup:
                 [point for point in entry.curve if point[0] >= start],
                 ("faint" if index else "a") if many else TONES[index],
                 labelled=not (many and index),
-                short=" · ".join(map(_short, entry.varied.values())),
+                short=entry.tag,
             )
             for index, entry in enumerate(drawn)
         ]

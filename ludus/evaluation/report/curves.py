@@ -90,7 +90,7 @@ def _stage(run: Run, stage: str, records: list[dict[str, Any]]) -> Markup | None
     last = records[-1]
     steps, tokens = number(last.get("step")), number(last.get("tokens"))
     facts = [
-        f"{words.whole(steps + 1)} steps" if steps is not None else "",
+        f"{words.whole(steps)} steps" if steps is not None else "",
         f"{words.amount(tokens)} tokens" if tokens else "",
     ]
     heading = element("h3", run.name(stage), element("small", " · ".join(fact for fact in facts if fact)))
