@@ -198,23 +198,26 @@ def _prune(folder: Path, step: int, keep: int) -> None:
     past = [path for at, path in found if at <= step]
     for path in (path for at, path in found if at > step):
         remove_folder(path)
-    least, _ = best(folder) or (None, None)
-    _mark(folder, least)
+    least = mark_best(folder)
     for path in past[keep:]:
         if path != least:
             remove_folder(path)
 
 
-def _mark(folder: Path, path: Path | None) -> None:
-    """Write `best.json`, for people: which checkpoint is the best. What counts is what lies in the checkpoints."""
-    marker = folder / MARKER
+def mark_best(folder: Path) -> Path | None:
+    """Write `best.json`, for people, and return the best checkpoint; what counts is what lies in the checkpoints.
+
+    Whoever goes on after a kill calls it too: it may have come between a checkpoint and its mark.
+    """
+    marker, (path, _) = folder / MARKER, best(folder) or (None, None)
     if path is None:
         marker.unlink(missing_ok=True)
-        return
+        return None
     line = {"step": step_of(path), **read_json(path / METRIC, CheckpointError)}
     with suppress(DiskFull, DataError):
         if not marker.exists() or read_json(marker) != line:
             write_json(marker, line)
+    return path
 
 
 def _metric(path: Path) -> float | None:

@@ -175,4 +175,5 @@ def resume(run: Run, folder: Path, target: MetricsLog) -> bool:
     _, state = checkpoints.load(newest)
     run.load_state_dict(state)
     target.truncate(run.step + 1)
+    checkpoints.mark_best(folder)
     return True
