@@ -2,8 +2,8 @@
 
 Tried on one real micro-batch: threads, float32 precision mode, attention backend, how many logits at once, compiling.
 All compute the same up to the last digits. The tries leave weights, gradients, buffers and random state as they were,
-and take a small share of the planned run; a short run takes what is cached for its machine and shape, or the rule. A
-choice belongs to its run: it is recorded, and resuming takes the record, so that exact resume holds.
+and take a small share of the planned run; a short run takes the rule, so that it comes out the same each time. A choice
+belongs to its run: it is recorded, and resuming takes the record, so that exact resume holds.
 """
 
 import hashlib

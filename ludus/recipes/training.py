@@ -91,9 +91,7 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
         if company.resume():
             say(f"  resuming after step {run.step} of {settings.steps}")
             meter.start = meter.done = run.step
-        if work.tuned:
-            _tune(place, work)
-        with advising(work.name, getattr(settings, "rows", 1), settings.accumulate):
+        with _tuned(place, work), advising(work.name, getattr(settings, "rows", 1), settings.accumulate):
             train(
                 run,
                 work.objective,
@@ -106,7 +104,6 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
         company.end()
     if run.stopped:
         say(f"  stopped early after step {run.step}: {run.stopped}")
-    autotune.apply(autotune.RULES, work.model)
     with company.final_weights():
         return _leave(place, work, run, base)
 
@@ -121,11 +118,15 @@ def _closing(source: Source) -> Iterator[None]:
             source.close()
 
 
-def _tune(place: Place, work: Fit) -> None:
-    """Set what makes this model fastest on this machine, measured once, and keep it: a resumed run goes on with it.
+@contextmanager
+def _tuned(place: Place, work: Fit) -> Iterator[None]:
+    """Train with what makes this model fastest on this machine, measured once: a resumed run goes on with it.
 
     Threads are left alone: they are a setting, and results depend on them.
     """
+    if not work.tuned:
+        yield
+        return
     file = place.stage(work.name) / CHOICE
     batch = autotune.peek(work.source)
     batch = batch.to(work.model.embed_tokens.weight.device)
@@ -144,6 +145,10 @@ def _tune(place: Place, work: Fit) -> None:
         for line in (str(choice), *choice.reasons):
             say(f"  {line}")
     autotune.apply(choice, work.model)
+    try:
+        yield
+    finally:  # some of it holds for the whole process
+        autotune.apply(autotune.RULES, work.model)
 
 
 def _leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:

@@ -5,6 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+
+from ludus.learning import checkpoints
+from ludus.model import exchange
 
 pytestmark = pytest.mark.run
 RUN = Path("runs/tiny/pretrain")
@@ -60,6 +64,16 @@ def test_a_mixture_is_read_in_its_shares(run, ludus):
     assert last["share_a"] + last["share_b"] == pytest.approx(1)
 
 
+def test_what_is_left_is_the_average_where_one_was_taken(run, ludus):
+    child = ludus("pretrain", "tiny.yaml", STEPS, "pretrain.average.decay=0.9", folder=run)
+    assert child.wait() == 0, child.err
+    _, state = checkpoints.load(checkpoints.latest(run / RUN / "checkpoints"))
+    left = dict(exchange.load(run / RUN / "model").named_parameters())
+    (average,) = state["keeps"]["average"]["kept"]
+    assert all(torch.equal(left[name], value) for name, value in average.items())
+    assert not all(torch.equal(left[name], value) for name, value in state["model"].items())
+
+
 def test_training_that_no_longer_helps_stops_and_ends_with_its_best(run, ludus):
     options = ["pretrain.stopping.patience=1", "pretrain.stopping.best=true", "pretrain.validate_every=1"]
     worse = ["pretrain.steps=30", "optimizer.kind=adamw", "optimizer.learning_rate=0.5", "pretrain.spike.judge=false"]
@@ -68,7 +82,11 @@ def test_training_that_no_longer_helps_stops_and_ends_with_its_best(run, ludus):
     found = metrics(run)
     assert len(found) < 30
     assert "stopped early after step" in child.out
-    assert (run / RUN / "checkpoints" / "best.json").is_file()
+    best, _ = checkpoints.best(run / RUN / "checkpoints")
+    assert checkpoints.step_of(best) < len(found)
+    _, state = checkpoints.load(best)
+    left = dict(exchange.load(run / RUN / "model").named_parameters())
+    assert all(torch.equal(left[name], value) for name, value in state["model"].items())
 
 
 def test_metrics_go_to_tensorboard_as_well(run, ludus):
