@@ -20,6 +20,12 @@ pretrain: {steps: 3, rows: 2, validation_rows: 2, prompts: [the], sample_tokens:
 
 
 @pytest.fixture(scope="session")
+def little() -> str:
+    """Return a recipe that takes a second."""
+    return RECIPE
+
+
+@pytest.fixture(scope="session")
 def model(tiny: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a tiny model whose likeliest token is never a special one."""
     import torch

@@ -8,23 +8,13 @@ import pytest
 from ludus.cli import plan as verb
 from ludus.cli.main import main
 
-RECIPE = """
-name: little
-stages: [corpus, tokenizer, pretrain, report]
-threads: 1
-corpus: {path: text.txt, minimum_characters: 1, near_duplicates: false, validation_fraction: 0.2}
-tokenizer: {kind: character}
-data: {context: 16}
-model: {depth: 1, width: 16, heads: 2}
-pretrain: {steps: 3, rows: 2, validation_rows: 2, prompts: [the], sample_tokens: 4}
-"""
 ADVISE = ["plan", "--advise", "text=200MB", "budget=50", "device=rtx4090"]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, little):
     """Stand in an empty folder with a cache of its own and no recipe but a little one."""
-    (tmp_path / "little.yaml").write_text(RECIPE)
+    (tmp_path / "little.yaml").write_text(little)
     (tmp_path / "text.txt").write_text("the number 1 comes after 0.\n\n" * 200)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -1,3 +1,4 @@
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -230,3 +231,15 @@ def test_progress_shows_what_was_asked_for():
     meter = SimpleNamespace(update=lambda done, **facts: shown.append({"done": done, **facts}))
     hooks.progress(meter, ("loss", "reward"))(SimpleNamespace(step=4), {"loss": 1.23456, "other": 2.0})  # type: ignore[arg-type]
     assert shown == [{"done": 4, "loss": "1.235"}]
+
+
+def test_going_on_after_a_kill_marks_the_best_checkpoint_again(tmp_path):
+    folder = tmp_path / "checkpoints"
+    for step, loss in ((1, 3.0), (2, 2.0)):
+        checkpoints.save(folder, step, {"step": step}, metric=("validation_loss", loss))
+    (folder / "best.json").write_text(
+        '{"step": 1, "metric": "validation_loss", "value": 3.0}'
+    )  # killed before the mark
+    run = SimpleNamespace(step=2, load_state_dict=lambda state: None)
+    assert hooks.resume(run, folder, MetricsLog(tmp_path / "metrics.jsonl"))
+    assert json.loads((folder / "best.json").read_text())["step"] == 2
