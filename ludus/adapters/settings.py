@@ -1,6 +1,6 @@
 """What a person may say about adapters. Free of torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ludus.base.config import Field, Settings
 
@@ -8,15 +8,17 @@ Targets = Literal["all-linear"] | list[str]
 ALSO = "Modules that are trained whole beside the adapter and saved with it, such as [embed_tokens, lm_head]."
 
 
-def _targets(default: Targets = "all-linear") -> Targets:
+def _targets(default: Any = "all-linear") -> Any:
     return Field(
         default,
         description="Layers to adapt: all-linear (all but the output head), or names such as [q_proj, v_proj].",
     )
 
 
-def _tokens() -> int:
-    return Field(16, ge=1, le=4096, description="Virtual tokens before every text.", json_schema_extra={"unit": "tokens"})
+def _tokens() -> Any:
+    return Field(
+        16, ge=1, le=4096, description="Virtual tokens before every text.", json_schema_extra={"unit": "tokens"}
+    )
 
 
 class NoAdapter(Settings):
