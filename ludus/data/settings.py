@@ -3,7 +3,7 @@
 Free of torch. A `start` is a share of all batches of the run, so a shorter run keeps the shape of a longer one.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 
@@ -60,6 +60,8 @@ class ContextStage(Settings):
 
 class DataSettings(Settings):
     """Where training text comes from and how token rows are cut."""
+
+    shorthand: ClassVar[str] = "path"
 
     context: int = Field(128, ge=8, description=CONTEXT_DOC, json_schema_extra={"unit": "tokens"})
     path: str | list[str] | None = Field(None, description="File or folder of text, or a list; as corpus.path.")

@@ -4,7 +4,7 @@ A family gives the switches, a named size or one dial, `depth`, the numbers; eac
 it came from. Families and sizes are data, in `ludus.model.presets`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ludus.base.config import Field, Settings
 from ludus.model.architecture import Activation, Architecture, Experts, Norm, Position, QueryKeyNorm, RopeScaling
@@ -74,6 +74,11 @@ class ExpertSettings(Settings):
 class ModelSettings(Settings):
     """A decoder: the family gives its switches, the depth or a named size its numbers; each may be set by itself."""
 
+    shorthand: ClassVar[str] = "base"
+
+    base: str | None = Field(
+        None, description="A model to tune, in place of a fresh one: a folder, a run, or a name of the hub."
+    )
     family: Literal["llama", "gpt2", "modern"] = Field(
         "llama", description="Where every switch below comes from that is not set."
     )

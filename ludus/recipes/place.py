@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,31 @@ class Place:
 
     def before(self, stage: str) -> str:
         """Name the trained stage that comes before `stage` in this recipe; pretraining where it leaves one out."""
-        earlier = [name for name in TRAINED[: TRAINED.index(stage)] if name in self.recipe.stages]
+        earlier = self._earlier(stage)
         return earlier[-1] if earlier else "pretrain"
 
-    def base(self, stage: str) -> Path:
-        """Return the model a stage starts from: the one that was set, else that of the stage before."""
-        from ludus.runs.folder import find_model
-
+    def brought(self, stage: str) -> str | None:
+        """Return the model that a person named for a stage to start from; None where a stage before it makes one."""
         chosen = getattr(self.recipe, stage).base
-        return find_model(Path(chosen).expanduser()) if chosen else self.model(self.before(stage))
+        return chosen or (None if self._earlier(stage) else self.recipe.model.base)
+
+    def base(self, stage: str) -> Path:
+        """Return the model a stage starts from: the one that was brought, else that of the stage before."""
+        named = self.brought(stage)
+        return _found(named) if named else self.model(self.before(stage))
+
+    def _earlier(self, stage: str) -> list[str]:
+        """Return the trained stages before one; a model that was brought stands for pretraining."""
+        earlier = [name for name in TRAINED[: TRAINED.index(stage)] if name in self.recipe.stages]
+        return [name for name in earlier if name != "pretrain" or not self.recipe.model.base]
+
+
+@lru_cache
+def _found(name: str) -> Path:
+    """Return the folder of a model, downloaded if it has to be; once, so that a run has one revision of it."""
+    from ludus.runs.folder import find_model
+
+    return find_model(Path(name).expanduser())
 
 
 @dataclass(frozen=True)

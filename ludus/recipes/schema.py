@@ -6,6 +6,8 @@ Each floor owns its settings; here they are only put together, with the defaults
 import os
 from typing import Any, Literal
 
+import pydantic
+
 from ludus.adapters.settings import AdapterSettings, NoAdapter
 from ludus.base.config import Field, Settings
 from ludus.corpus.exercises.settings import ExerciseSettings
@@ -16,7 +18,9 @@ from ludus.model.settings import ModelSettings
 from ludus.rollouts.settings import RolloutSettings
 from ludus.text.settings import TokenizerSettings
 
-StageName = Literal["corpus", "tokenizer", "pretrain", "exercises", "sft", "dpo", "grpo", "evaluate", "report"]
+StageName = Literal[
+    "corpus", "tokenizer", "pretrain", "exercises", "sft", "compare", "dpo", "grpo", "evaluate", "report"
+]
 ALL: list[StageName] = ["corpus", "tokenizer", "pretrain", "exercises", "sft", "dpo", "grpo", "evaluate", "report"]
 REPLAY = 4  # rows
 
@@ -44,26 +48,73 @@ class PretrainSettings(TrainingSettings):
 class TuningSettings(TrainingSettings):
     """What every stage after pretraining has: where it starts and what it trains."""
 
-    base: str | None = Field(None, description="Model to start from, instead of the stage before.")
+    base: str | None = Field(None, description="Model to start from, instead of the stage before; as model.base.")
+    template: str = Field(
+        "auto", description="Chat template, by name: auto is the model's own, or plain words for a model without one."
+    )
     adapter: AdapterSettings = Field(default=NoAdapter(), description="What to train: all weights, or an adapter.")
+    quantise: Literal["none", "nf4", "int8"] = Field(
+        "none", description="Keep the frozen weights in 4 or 8 bits (QLoRA); wants an adapter."
+    )
+    weights: Literal["float32", "bfloat16"] = Field(
+        "float32", description="What frozen weights are kept in; those that train are float32."
+    )
+    merge: bool = Field(True, description="Leave the merged model beside the adapter, where there is one.")
     turns: int = Field(3, ge=1, description="At most so many exercises in one conversation.")
+
+    @pydantic.model_validator(mode="after")
+    def _frozen_weights_need_an_adapter(self) -> "TuningSettings":
+        whole = isinstance(self.adapter, NoAdapter)
+        if whole and (self.quantise != "none" or self.weights != "float32"):
+            what = f"quantise={self.quantise}" if self.quantise != "none" else f"weights={self.weights}"
+            raise ValueError(f"{what} is for frozen weights, and without an adapter all train; set adapter.kind=lora")
+        return self
 
 
 class SftSettings(TuningSettings):
     """Supervised fine-tuning; the loss covers what the assistant says."""
 
-    rows: int = Field(32, ge=1, description="Packed rows of data.context tokens in a micro-batch.")
-    data: str | None = Field(
-        None, description="JSONL of conversations (messages, or prompt and completion), not exercises."
+    rows: int = Field(32, ge=1, description="Rows of data.context tokens in a micro-batch.")
+    epochs: float | None = Field(
+        None, gt=0, description="Times to go through the data, instead of steps.", json_schema_extra={"unit": "epochs"}
     )
-    replay: int | None = Field(None, ge=0, description="Rows of corpus text beside them, against forgetting.")
+    data: str | list[str] | None = Field(
+        None,
+        description="Conversations, not exercises: JSONL, JSON, CSV, Parquet, text or a data set of the hub, as "
+        "messages, prompt and completion, alpaca, sharegpt or plain text.",
+    )
+    format: str = Field("auto", description="How the rows of the data are read; auto looks at their columns.")
+    learn: Literal["all", "last"] | list[str] = Field(
+        "all", description="Turns that are learned: all of the assistant's, the last, or those of chosen roles."
+    )
+    packing: bool = Field(True, description="Several conversations in a row, none of which sees another.")
+    validation: str | None = Field(
+        None, description="Conversations for the validation, instead of a share of the data."
+    )
+    validation_share: float = Field(
+        0.05, ge=0, lt=1, description="Share of the data that is held out; by prompt, so that none leaks."
+    )
+    noise: float = Field(
+        0.0, ge=0, description="Size of noise on the embeddings (NEFTune, arXiv 2310.05914); 5 is usual, 0 is none."
+    )
+    replay: int | None = Field(None, ge=0, description="Rows of other text beside them, against forgetting.")
+    replay_path: str | None = Field(None, description="That text: file or folder; without it the run's own corpus.")
     replay_weight: float = Field(0.1, gt=0, description="Weight of a token of that text; one of an answer has 1.")
     rambling_share: float = Field(0.5, ge=0, le=1, description="Share of exercises answered in the rambling style.")
 
     def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
-        """Replay the corpus to a model that was trained on it."""
+        """Tune on what `data` names; replay the corpus to a model that was trained on it."""
+        found = super().derive(root)
+        model, data = getattr(root, "model", None), getattr(root, "data", None)
+        brought = self.base or getattr(model, "base", None)
+        if brought and not self.data and getattr(data, "path", None):
+            found["data"] = (data.path, "data.path, beside model.base")  # type: ignore[union-attr]
+        if brought and not self.data and getattr(data, "hub", None):
+            found.setdefault("data", (data.hub, "data.hub, beside model.base"))  # type: ignore[union-attr]
         foreign, own = (0, "for a model from elsewhere"), (REPLAY, "for a model that was pretrained on this corpus")
-        return super().derive(root) | {"replay": foreign if self.base else own}
+        if self.replay_path:
+            foreign = (REPLAY, "since sft.replay_path is given")
+        return found | {"replay": foreign if brought else own}
 
 
 class DpoSettings(TuningSettings):

@@ -67,7 +67,7 @@ def test_a_family_sets_every_switch_and_says_so(family: str):
         assert getattr(resolution.settings.model, switch) == value
         assert resolution.origins[f"model.{switch}"] == f"derived: model.family={family}"
     unset = [name for name, value in resolution.settings.model if value is None]
-    assert unset == ["size", "window", "logit_softcap"]
+    assert unset == ["base", "size", "window", "logit_softcap"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

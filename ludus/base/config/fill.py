@@ -5,6 +5,7 @@ sections. The result is validated again as a whole: a derivation has to obey the
 """
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any, TypeVar
 
 from ludus.base.config.problems import raise_problems
@@ -26,10 +27,12 @@ def fill_with_reasons(settings: S) -> tuple[S, dict[str, str]]:
     reasons: dict[str, str] = {}
     for path, section in walk(copy, ""):
         for name, (value, why) in section.derive(copy).items():
-            if name not in type(section).model_fields:
+            *below, field = name.split(".")
+            holder = reduce(getattr, below, section)
+            if field not in type(holder).model_fields:
                 raise TypeError(f"{type(section).__name__}.derive names `{name}`, which is not one of its fields")
-            if getattr(section, name) is None and value is not None:
-                vars(section)[name] = value  # frozen for everyone but this walk, on a copy nobody has seen
+            if getattr(holder, field) is None and value is not None:
+                vars(holder)[field] = value  # frozen for everyone but this walk, on a copy nobody has seen
                 reasons[path + name] = f"derived: {why}"
     tree = as_node(copy, "")
     filled, problems = validate(type(settings), with_reasons(tree, reasons))

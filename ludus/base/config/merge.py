@@ -74,8 +74,11 @@ class Merge:
         if above.value is None:
             return Node(None, above.origin) if place.optional else below
         if not isinstance(above.value, dict):
-            self._not_a_section(above, path)
-            return below
+            short = place.model.shorthand
+            if short is None or isinstance(above.value, list):
+                self._not_a_section(above, path)
+                return below
+            above = along((short,), above)
         return self._section(
             place.model, below if isinstance(below.value, dict) else defaults(place.model), above, path
         )

@@ -5,14 +5,19 @@ come from (recipe, environment, command line) is not known here. A field whose d
 names its value and the reason, and is asked only after everything the user said has been validated.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """One section of a schema: frozen, and every key it does not know is an error."""
+    """One section of a schema: frozen, and every key it does not know is an error.
+
+    A plain value in place of the section means its field `shorthand`, where it has one: `data=talks.jsonl`.
+    """
+
+    shorthand: ClassVar[str | None] = None
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
@@ -21,7 +26,8 @@ class Settings(BaseModel):
     def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
         """Return {field: (value, why)} for fields left at None; values for fields the user set are not used.
 
-        `root` is the whole tree; sections declared earlier, and all parents, are already filled.
+        `root` is the whole tree; sections declared earlier, and all parents, are already filled. A parent that knows
+        better may name a field of a section below it, by a dotted path, before that section is asked.
         """
         return {}
 
