@@ -6,7 +6,7 @@ Values are YAML 1.2 on one line; a text field takes what was typed as it stands.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ludus.base.config.places import field_place, sections_below
+from ludus.base.config.places import Section, field_place, sections_below
 from ludus.base.config.settings import Settings
 from ludus.base.config.tree import Node, along, overlay
 from ludus.base.config.yaml import read_yaml
@@ -17,13 +17,13 @@ COMMAND_LINE = "command line"
 PRESET = "preset"
 
 
-def environment_layer(environment: Mapping[str, str]) -> Node:
+def environment_layer(schema: type[Settings], environment: Mapping[str, str]) -> Node:
     """Return what the variables that begin with `LUDUS__` set; a double underscore stands for the dot."""
     tree = Node({}, "environment", partial=True)
     for name in sorted(environment):
         if name.upper().startswith(PREFIX):
             path = tuple(name[len(PREFIX) :].lower().split("__"))
-            tree = overlay(tree, along(path, value_node(environment[name], f"environment {name}")))
+            tree = overlay(tree, placed(schema, path, value_node(environment[name], f"environment {name}")))
     return tree
 
 
@@ -36,8 +36,16 @@ def command_line_layer(schema: type[Settings], overrides: Sequence[str], section
         first = path[0].replace("-", "_")
         if section and first in inside and first not in schema.model_fields:
             path = (section, *path)
-        tree = overlay(tree, along(path, value_node(text, COMMAND_LINE)))
+        tree = overlay(tree, placed(schema, path, value_node(text, COMMAND_LINE)))
     return tree
+
+
+def placed(schema: type[Settings], path: tuple[str, ...], node: Node) -> Node:
+    """Wrap a node at its path; a plain value for a section with a shorthand goes to that field, beside its others."""
+    first = schema.model_fields.get(path[0])
+    place = field_place(first) if first and len(path) == 1 else None
+    short = place.model.shorthand if isinstance(place, Section) and not isinstance(node.value, dict) else None
+    return along((*path, short) if short else path, node)
 
 
 def pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -64,7 +64,7 @@ def resolve(
     overrides may use bare. Raises ConfigError with one line for each mistake.
     """
     typed, chosen_here = split_preset(command_line_layer(schema, overrides, section), schema)
-    from_environment, chosen_there = split_preset(environment_layer(environment), schema)
+    from_environment, chosen_there = split_preset(environment_layer(schema, environment), schema)
     choice = chosen_here or chosen_there
     if choice and recipe is None:
         raise ConfigError(f"preset: a preset is a variant of a recipe, and no recipe was given (from {choice.origin})")
