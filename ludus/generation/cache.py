@@ -12,7 +12,7 @@ from ludus.model.settings import Architecture
 
 
 class KVCache:
-    """Room for `capacity` tokens a row, allocated once."""
+    """Room for `capacity` tokens a row, allocated at once."""
 
     def __init__(self, shape: Architecture, starts: Int[Tensor, " batch"], capacity: int, dtype: torch.dtype) -> None:
         size = (shape.layers, len(starts), shape.kv_heads, capacity, shape.head_dim)
@@ -74,6 +74,16 @@ class KVCache:
             kept = inputs.new_zeros(inputs.shape[0], taps, inputs.shape[2])
         self.inputs[site] = torch.cat((kept, inputs), dim=1)[:, -taps:]
         return kept
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for so many more tokens a row; costs nothing while no token is kept."""
+        self.keys, self.values = (self._widened(kept, tokens) for kept in (self.keys, self.values))
+
+    def _widened(self, kept: Tensor, tokens: int) -> Tensor:
+        *size, capacity, head_dim = kept.shape
+        wider = torch.empty((*size, capacity + tokens, head_dim), dtype=kept.dtype, device=kept.device)
+        wider[..., : self.length, :] = kept[..., : self.length, :]
+        return wider
 
     def advance(self, time: int) -> None:
         """Count `time` tokens as kept."""
