@@ -6,24 +6,23 @@ Modules that are trained whole live in `whole.py`.
 """
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ludus.adapters.peft_names import homes
+from ludus.adapters.quantised import Quantised
+from ludus.adapters.virtual import UNMERGEABLE, remove, virtual_of
+from ludus.adapters.whole import Whole, put_module, wholes
+from ludus.adapters.whole import whole as whole
 from ludus.base.errors import ConfigError, nearest
 from ludus.model.transformer import Transformer
 
-try:
-    from ludus.adapters.quantised import Quantised
-
-    LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Quantised)
-except ImportError:
-    LINEAR = (nn.Linear,)
-
-HEAD = "lm_head"
+LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Quantised)
 
 
 class Part(NamedTuple):
@@ -69,6 +68,16 @@ def dense_weight(layer: nn.Module) -> Tensor:
     return layer.dense(torch.float32)  # type: ignore[operator]
 
 
+def device_of(layer: nn.Module) -> torch.device:
+    """Return where a layer's weights are."""
+    return next(chain(layer.parameters(), layer.buffers())).device
+
+
+def fitting(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x in the dtype of the weight that it will be multiplied with; autocast sees to that by itself."""
+    return x if x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
+
+
 def replace(model: Transformer, targets: str | Sequence[str], make: Make) -> Transformer:
     """Freeze the model, in place, and put `make(layer)` where each targeted linear layer was.
 
@@ -102,9 +111,10 @@ def linears(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     inside = "."  # parents come right before their children
     for name, module in model.named_modules():
-        if not name.startswith(inside) and isinstance(module, (Adapter, *LINEAR)):
-            found[name] = module.base if isinstance(module, Adapter) else module
+        if not name.startswith(inside) and isinstance(module, (Adapter, Whole, *LINEAR)):
             inside = f"{name}."
+            if not isinstance(module, Whole):
+                found[name] = module.base if isinstance(module, Adapter) else module
     return found
 
 
@@ -115,7 +125,8 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
 
 def is_adapted(model: nn.Module) -> bool:
     """Tell whether any surgery was done on the model that `switched_off` looks past."""
-    return any(isinstance(module, Adapter) for module in model.modules())
+    here = any(isinstance(module, (Adapter, Whole)) for module in model.modules())
+    return here or virtual_of(model) is not None
 
 
 def switched_off(model: Transformer) -> Transformer:
@@ -128,15 +139,24 @@ def switched_off(model: Transformer) -> Transformer:
         raise ValueError("the model has no adapter; its reference must be a frozen copy")
     view = _without(model)
     assert isinstance(view, Transformer)
-    return view
+    return remove(view)
 
 
 def merge(model: Transformer, dtype: torch.dtype | None = None) -> Transformer:
     """Fold every adapter into its layer, in place; then all weights can be trained again.
 
-    Quantised layers become dense ones of what they stood for. `dtype` is that of the merged layers; without it they
-    keep their own.
+    Quantised layers become dense ones of what they stood for. `dtype` is that of all weights then; without it they keep
+    their own, and what was quantised gets that of the embedding. Where head and embedding were one tensor and only one
+    of them learned, they are two from then on.
+
+    Raises:
+        ConfigError: what was learned is no weight of the model, such as virtual tokens.
     """
+    if virtual_of(model) is not None:
+        raise ConfigError(UNMERGEABLE)
+    for name, module in wholes(model).items():
+        learned, old = module.copy, module.base
+        put_module(model, name, learned if dtype else learned.to(next(old.parameters()).dtype))
     for name, layer in linears(model).items():
         module = model.get_submodule(name)
         if isinstance(module, Adapter):
@@ -146,6 +166,10 @@ def merge(model: Transformer, dtype: torch.dtype | None = None) -> Transformer:
         else:
             continue
         put_module(model, name, _dense(model, layer, weight, bias, dtype))  # type: ignore[arg-type]
+    for parameter in model.parameters() if dtype else ():
+        parameter.data = parameter.data.to(dtype)
+    if model.shape.tied and model.lm_head.weight is not model.embed_tokens.weight:
+        model.shape = dataclasses.replace(model.shape, tied=False)
     return model.requires_grad_(True)
 
 
@@ -169,8 +193,6 @@ def targeted(model: Transformer, targets: str | Sequence[str]) -> list[str]:
             hint = f"; did you mean {near}?" if near else ""
             raise ConfigError(f"adapter target {target} is no linear layer; known are {', '.join(sorted(kinds))}{hint}")
     chosen = [name for name in known if any(ends_with(name, target) for target in targets)]
-    if HEAD in chosen and model.shape.tied:
-        raise ConfigError(f"adapter target {HEAD} is tied to the embedding and cannot change alone; leave it out")
     return chosen
 
 
@@ -179,18 +201,12 @@ def ends_with(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module where the one of that name was."""
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
-
-
 def _share(model: nn.Module, names: Sequence[str]) -> None:
     """Let the adapters of layers that lie in one matrix share what does not run over its outputs."""
     row, first = 0, None
     for name in names:
         adapter = model.get_submodule(name)
-        outputs = (adapter.base if isinstance(adapter, Adapter) else adapter).out_features
+        outputs: int = (adapter.base if isinstance(adapter, Adapter) else adapter).out_features  # type: ignore[assignment]
         if isinstance(adapter, Adapter):
             adapter.settle(row)
             first = first or adapter
@@ -198,7 +214,7 @@ def _share(model: nn.Module, names: Sequence[str]) -> None:
                 if not part.rows:
                     owner, _, last = part.attribute.rpartition(".")
                     setattr(adapter.get_submodule(owner), last, first.get_parameter(part.attribute))
-        row += outputs  # type: ignore[operator]
+        row += outputs
 
 
 def _dense(
@@ -206,7 +222,7 @@ def _dense(
 ) -> nn.Linear:
     """Return a plain layer; a plain one that is there is kept, so that what shares its weight goes on doing so."""
     kept = layer.weight.dtype if isinstance(layer, nn.Linear) else model.embed_tokens.weight.dtype
-    if not isinstance(layer, nn.Linear):
+    if not isinstance(layer, nn.Linear) or layer.weight is model.embed_tokens.weight:  # a tied head changes alone
         outputs, inputs = weight.shape
         dense = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
         layer = dense.to_empty(device=weight.device).train(layer.training)
@@ -218,7 +234,7 @@ def _dense(
 
 def _without(module: nn.Module) -> nn.Module:
     """Copy the tree of modules, not their weights, with each adapter replaced by its base."""
-    if isinstance(module, Adapter):
+    if isinstance(module, (Adapter, Whole)):
         return module.base
     view = copy.copy(module)
     view.__dict__.pop("forward", None)  # other surgery, such as recomputation, is bound to the original

@@ -45,9 +45,13 @@ def test_a_target_that_is_no_layer_is_refused(tiny, target: str, says: str):
     assert "\n" not in str(caught.value)
 
 
-def test_a_tied_head_cannot_be_adapted(tiny):
-    with pytest.raises(ConfigError, match="tied"):
-        lora(tiny(tied=True), LoraSettings(targets=["lm_head"]), seed=0)
+@torch.no_grad()
+def test_a_tied_head_under_an_adapter_learns_alone_and_is_no_longer_tied_once_merged(tiny):
+    model = trained(tiny(tied=True), LoraSettings(targets=["lm_head"]))
+    adapted, embedding = model(ROW), model.embed_tokens.weight.clone()
+    merged = merge(model)
+    torch.testing.assert_close(merged(ROW), adapted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(merged.embed_tokens.weight, embedding) and not merged.shape.tied
 
 
 def test_a_second_adapter_is_refused(tiny):
