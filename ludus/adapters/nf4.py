@@ -16,7 +16,8 @@ from ludus.optim import dynamic
 
 BLOCK = 64
 SCALES = dynamic.BLOCK  # scales that share a float
-CHUNK = 1 << 20  # weights at a time, which bounds what is needed beside the result
+PIECE = 1 << 22  # weights at a time, which bounds what is needed beside the result
+PIECES = {"cpu": 1 << 18}  # where they should stay in the cache meanwhile
 # Quantiles of the normal distribution, scaled to [-1, 1], with an exact zero (appendix E of the paper).
 LEVELS = (
     -1.0,
@@ -53,10 +54,11 @@ def encode(weight: Tensor) -> Nf4:
     count = flat.numel()
     packed = torch.empty((count + 1) // 2, dtype=torch.uint8, device=flat.device)
     largest = torch.empty(-(-count // BLOCK), dtype=torch.float32, device=flat.device)
-    for start in range(0, count, CHUNK):
-        piece = flat[start : start + CHUNK].float()
-        codes, largest[start // BLOCK : (start + CHUNK) // BLOCK] = _codes(piece)
-        packed[start // 2 : (start + CHUNK) // 2] = codes[::2] << 4 | codes[1::2]
+    step = PIECES.get(flat.device.type, PIECE)
+    for start in range(0, count, step):
+        piece = flat[start : start + step].float()
+        codes, largest[start // BLOCK : (start + step) // BLOCK] = _codes(piece)
+        packed[start // 2 : (start + step) // 2] = codes[::2] << 4 | codes[1::2]
     offset = largest.mean()
     return Nf4(packed, *dynamic.encode(largest - offset), offset)
 
@@ -64,12 +66,27 @@ def encode(weight: Tensor) -> Nf4:
 def decode(code: Nf4, shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the weights that the bytes stand for: products in float32, then rounded to `dtype`."""
     count = shape[0] * shape[1]
-    scales = dynamic.decode(code.scales, code.coarse, scale_levels(code)) + code.offset
-    found = F.embedding(code.packed.int(), _pairs(code.packed.device)).view(-1)[:count]
-    whole = count // BLOCK
-    found[: whole * BLOCK].view(-1, BLOCK).mul_(scales[:whole, None])
-    found[whole * BLOCK :].mul_(scales[-1:])
-    return found.view(shape).to(dtype)
+    scales = dynamic.decode(code.scales, code.coarse, scale_levels(code)).add_(code.offset)
+    found = torch.empty(count + count % 2, dtype=dtype, device=code.packed.device)
+    pairs, step = _pairs(found.device), PIECES.get(found.device.type, PIECE)
+    scratch = found if dtype == torch.float32 else found.new_empty(min(step, len(found)), dtype=torch.float32)
+    for start in range(0, count, step):
+        codes = code.packed[start // 2 : (start + step) // 2].int()
+        weights = scratch[start : start + step] if scratch is found else scratch[: 2 * len(codes)]
+        torch.index_select(pairs, 0, codes, out=weights.view(pairs.dtype))
+        _scale(weights, scales[start // BLOCK : (start + step) // BLOCK])
+        if scratch is not found:
+            found[start : start + step] = weights
+    return found[:count].view(shape)
+
+
+def _scale(weights: Tensor, scales: Tensor) -> None:
+    """Multiply each block by its scale, in place; the last block may be short."""
+    whole = weights.numel() // BLOCK
+    if whole:
+        weights[: whole * BLOCK].view(-1, BLOCK).mul_(scales[:whole, None])
+    if weights.numel() > whole * BLOCK:
+        weights[whole * BLOCK :].mul_(scales[-1])
 
 
 def scale_levels(code: Nf4) -> Tensor:
@@ -87,18 +104,22 @@ def _codes(piece: Tensor) -> tuple[Tensor, Tensor]:
         last = rest.abs().max().clamp(min=1e-38)
         largest, normal = torch.cat([largest, last[None]]), torch.cat([normal, rest / last])
     normal = F.pad(normal.clamp_(-1, 1), (0, normal.numel() % 2))
-    return torch.bucketize(normal, _thresholds(piece.device), out_int32=True).to(torch.uint8), largest
+    codes = torch.zeros(normal.numel(), dtype=torch.uint8, device=piece.device)
+    for threshold in _thresholds():  # ten times as fast as a search in them
+        codes += (normal > threshold).view(torch.uint8)
+    return codes, largest
 
 
-@lru_cache(maxsize=16)
-def _thresholds(device: torch.device) -> Tensor:
+@lru_cache(maxsize=1)
+def _thresholds() -> list[float]:
     table = torch.tensor(LEVELS)
-    return ((table[:-1] + table[1:]) / 2).to(device)
+    return ((table[:-1] + table[1:]) / 2).tolist()
 
 
 @lru_cache(maxsize=16)
 def _pairs(device: torch.device) -> Tensor:
-    """Return the two levels that each byte stands for."""
-    table = torch.tensor(LEVELS, device=device)
-    byte = torch.arange(256, device=device)
-    return torch.stack([table[byte >> 4], table[byte & 15]], dim=1)
+    """Return the two levels that each byte stands for, one behind the other in a number of 64 bits."""
+    table, byte = torch.tensor(LEVELS), torch.arange(256)
+    pairs = torch.stack([table[byte >> 4], table[byte & 15]], dim=1)
+    # Taken as one number of 64 bits, a pair is looked up five times as fast as a row of two.
+    return pairs.view(torch.complex64 if device.type == "mps" else torch.float64).view(-1).to(device)
