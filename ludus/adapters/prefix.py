@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ludus.adapters.settings import PrefixSettings
 from ludus.adapters.virtual import (
-    Preceded,
     TextSight,
     Virtual,
     Where,
@@ -46,7 +45,7 @@ class Prefix(Virtual):
         """Return the size of a token's keys and values in all layers."""
         return 2 * shape.layers * shape.kv_heads * shape.head_dim
 
-    def hidden(self, model: Preceded, tokens: Int[Tensor, "batch time"], where: Where) -> Tensor:
+    def hidden(self, model: Transformer, tokens: Int[Tensor, "batch time"], where: Where) -> Tensor:
         """Run the text alone, with the prefix in sight."""
         positions, documents, shared, cache = (where[name] for name in ("positions", "documents", "shared", "cache"))
         if cache is None:

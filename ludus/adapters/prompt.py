@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ludus.adapters.settings import PromptSettings
 from ludus.adapters.virtual import (
-    Preceded,
     TextSight,
     Virtual,
     Where,
@@ -43,7 +42,7 @@ class Prompt(Virtual):
         """Return the size of an embedding."""
         return shape.width
 
-    def hidden(self, model: Preceded, tokens: Int[Tensor, "batch time"], where: Where) -> Tensor:
+    def hidden(self, model: Transformer, tokens: Int[Tensor, "batch time"], where: Where) -> Tensor:
         """Run virtual tokens and text, or the text alone where a cache has the virtual ones; return the text's."""
         positions, documents, shared, cache = (where[name] for name in ("positions", "documents", "shared", "cache"))
         rows, time = tokens.shape

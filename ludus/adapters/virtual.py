@@ -53,7 +53,7 @@ class Virtual(nn.Module):
         """Return what is saved of each token, in float32, with its graph."""
         return self.weight
 
-    def hidden(self, model: "Preceded", tokens: Int[Tensor, "batch time"], where: Where) -> Tensor:
+    def hidden(self, model: Transformer, tokens: Int[Tensor, "batch time"], where: Where) -> Tensor:
         """Return the hidden states of `tokens`, which follow the virtual ones or what a cache holds of both."""
         raise NotImplementedError
 
@@ -160,7 +160,7 @@ def reserve(cache: Cache, count: int) -> None:
         widen(count)
 
 
-def through(model: Any, embedded: Tensor, sight: Sight) -> Tensor:
+def through(model: Transformer, embedded: Tensor, sight: Sight) -> Tensor:
     """Run all layers, as `Transformer.hidden` does."""
     x = embedded
     for block in model.layers:
