@@ -186,7 +186,7 @@ def prefix(model: Transformer, settings: PrefixSettings, *, seed: int) -> Transf
     Raises:
         ConfigError: the model has learned no positions beyond as many tokens.
     """
-    check_room(model.shape, settings.tokens)
+    check_room(model, settings.tokens)
     draw = torch.Generator().manual_seed(derive_seed(seed, "prefix"))
     start = _activations(model, torch.randint(model.shape.vocabulary, (1, settings.tokens), generator=draw))
     if not settings.projection:

@@ -112,7 +112,7 @@ def prompt(
     Raises:
         ConfigError: there are no words, or the model has learned no positions beyond as many tokens.
     """
-    check_room(model.shape, settings.tokens)
+    check_room(model, settings.tokens)
     if tokens is not None and not len(tokens):
         raise ConfigError("adapter.text is empty; give the words that the prompt starts as, or leave it out")
     if tokens is None:

@@ -27,7 +27,12 @@ Where = Mapping[str, Any]  # positions, documents, shared, cache: the keywords o
 
 
 class Coat:
-    """What is put over a transformer's class from outside: `put_on`, `take_off`. A copy of the model wears it too."""
+    """What is put over a transformer's class from outside: `put_on`, `take_off`. A copy of the model wears it too.
+
+    Of several, the one with the least `place` is outermost, whichever was put on first.
+    """
+
+    place: int
 
 
 class Virtual(nn.Module):
@@ -65,6 +70,7 @@ class Virtual(nn.Module):
 class Preceded(Coat):
     """A transformer with virtual tokens before every text."""
 
+    place = 1  # it runs the layers itself, so it is innermost
     virtual: Virtual
     shape: Architecture
 
@@ -170,19 +176,24 @@ def through(model: Transformer, embedded: Tensor, sight: Sight) -> Tensor:
 
 def precede(model: Transformer, virtual: Virtual) -> Transformer:
     """Freeze a model and put virtual tokens before all that it reads, in place."""
-    if virtual_of(model) is not None:
-        raise ValueError("the model has virtual tokens already; remove them first")
-    check_room(model.shape, virtual.count)
+    check_room(model, virtual.count)
     model.requires_grad_(False)
     model.virtual = virtual.to(model.embed_tokens.weight.device).train(model.training)
     return put_on(model, Preceded)
 
 
-def check_room(shape: Architecture, count: int) -> None:
-    """Raise ConfigError where so many virtual tokens leave none of the positions that a model has learned."""
-    if shape.position == "learned" and count >= shape.context:
+def check_room(model: Transformer, count: int) -> None:
+    """Make sure that a model can take so many virtual tokens.
+
+    Raises:
+        ConfigError: they leave none of the positions that it has learned.
+        ValueError: it has virtual tokens already.
+    """
+    if virtual_of(model) is not None:
+        raise ValueError("the model has virtual tokens already; remove them first")
+    if model.shape.position == "learned" and count >= model.shape.context:
         raise ConfigError(
-            f"{count} virtual tokens leave no room in the {shape.context} positions that the model has learned; "
+            f"{count} virtual tokens leave no room in the {model.shape.context} positions that the model has learned; "
             "set adapter.tokens lower"
         )
 
@@ -246,8 +257,8 @@ def load(model: Transformer, config: Mapping[str, Any], tensors: Mapping[str, Te
 
 
 def put_on(model: Transformer, coat: type[Coat]) -> Transformer:
-    """Put a coat over the others that a model wears, in place."""
-    model.__class__ = _dressed(coat, *(each for each in _worn(model) if each is not coat))
+    """Put a coat on, in place; the others that a model wears stay."""
+    model.__class__ = _dressed(*sorted({coat, *_worn(model)}, key=lambda each: each.place))
     return model
 
 
