@@ -1,135 +1,254 @@
 """Adapters on disk in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`, loadable by PEFT unchanged.
 
 Names are those of the model in Hugging Face's layout. What PEFT can say and ludus cannot compute is refused by name.
+What only ludus knows of an adapter lies beside it in `ludus.json`.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ludus.adapters.lora import Lora, lora
-from ludus.adapters.settings import LoraSettings
-from ludus.adapters.surgery import adapters
+from ludus.adapters import virtual
+from ludus.adapters.peft_config import VIRTUAL, config_of, makers, saved_whole
+from ludus.adapters.peft_names import homes, places, weight_places
+from ludus.adapters.surgery import Adapter, adapters, dense_weight, linears, put
+from ludus.adapters.vera import Vera
+from ludus.adapters.whole import EMBEDDING, HEAD, Whole, whole, wholes
 from ludus.base.errors import CheckpointError, ConfigError
 from ludus.base.files import CHECKSUMS, folder_in_progress, read_json, verify_folder, write_json
 from ludus.model.exchange import write_tensors
-from ludus.model.llama import foreign_name
 from ludus.model.transformer import Transformer
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "ludus.json"
 PREFIX = "base_model.model."
-PARTS = ("lora_A.weight", "lora_B.weight")
-# Fields of an adapter_config.json that are read, or that do not change what is computed; any other must be off.
-READ = "peft_type r lora_alpha lora_dropout target_modules"
-HARMLESS = (
-    "auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config inference_mode init_lora_weights "
-    "loftq_config megatron_core peft_version qalora_group_size revision runtime_config task_type"
-)
 
 
-def save(model: Transformer, folder: Path | str, *, base: str = "") -> None:
-    """Write the adapters of a model, replacing the folder in one step; `base` is where the model under them lies."""
-    found = {name: adapter for name, adapter in adapters(model) if isinstance(adapter, Lora)}
-    if not found:
+class Slot(NamedTuple):
+    """A tensor of a file: its name and shape there, and our tensors in it, one after the other, or turned over."""
+
+    name: str
+    shape: tuple[int, ...]
+    pieces: tuple[Tensor, ...]
+    transposed: bool = False
+
+    def value(self) -> Tensor:
+        """Return what lies in the file."""
+        whole = torch.cat([piece.detach() for piece in self.pieces])
+        return (whole.T if self.transposed else whole).reshape(self.shape)
+
+    def fill(self, value: Tensor) -> None:
+        """Take our tensors out of what lies in the file."""
+        whole = (value.T if self.transposed else value).reshape(-1, *self.pieces[0].shape[1:])
+        for piece, part in zip(self.pieces, whole.split([len(piece) for piece in self.pieces]), strict=True):
+            piece.copy_(part)
+
+
+def save(
+    model: Transformer,
+    folder: Path | str,
+    *,
+    base: str = "",
+    base_revision: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the adapter of a model, of any kind, replacing the folder in one step.
+
+    `base` is where the model under it lies, `base_revision` the commit of a model from the hub; `facts` go into
+    `ludus.json`.
+
+    Raises:
+        ConfigError: the layout of this family has no place for the adapter.
+    """
+    found = dict(adapters(model))
+    if virtual.virtual_of(model) is not None:
+        named = {"base_model_name_or_path": base, "revision": base_revision}
+        config, tensors = {**virtual.config(model), **named}, virtual.tensors(model)
+    elif found:
+        also = [home.foreign for home in homes(model.shape, wholes(model))]
+        config = config_of(model, found, also, base, base_revision)
+        tensors = {slot.name: slot.value() for slot in (*_adapter_slots(model, found), *_whole_slots(model))}
+    else:
         raise ValueError("the model has no adapter to save")
-    first = next(iter(found.values()))
-    rank = first.lora_A.out_features
-    alpha = first.scale * rank
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "r": rank,
-        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
-        "lora_dropout": first.dropout.p,
-        "target_modules": sorted({foreign_name(name) for name in found}),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "use_rslora": False,
-        "use_dora": False,
-        "inference_mode": True,
-    }
     with folder_in_progress(folder) as temp:
         write_json(temp / CONFIG, config)
-        write_tensors(_tensors(found), temp / WEIGHTS)
+        write_tensors(tensors, temp / WEIGHTS)
+        if facts:
+            write_json(temp / FACTS, dict(facts))
 
 
 def load(model: Transformer, folder: Path | str) -> Transformer:
-    """Put the adapters of a folder, ludus' or PEFT's, on a model, in place.
+    """Put the adapter of a folder, ludus' or PEFT's, on a model, in place.
 
     Raises:
-        CheckpointError: the folder holds no adapter, a damaged one, one of another kind, or one for another model.
+        CheckpointError: the folder holds no adapter, a damaged one, one that ludus cannot compute, or one for another
+            model.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder} holds no adapter: it has no {CONFIG}; give the folder an adapter was saved to")
-    if (folder / CHECKSUMS).is_file():
-        verify_folder(folder)
-    settings = _settings(read_json(folder / CONFIG, CheckpointError), folder)
+    config = read_config(folder)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as problem:
         raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {problem}; save the adapter again") from None
-    try:
-        lora(model, settings, seed=0)
-    except ConfigError as problem:
-        raise CheckpointError(f"{folder} does not fit this model: {problem}") from None
-    _fill({name: adapter for name, adapter in adapters(model) if isinstance(adapter, Lora)}, tensors, folder)
+    if config.get("peft_type") in VIRTUAL:
+        return virtual.load(model, config, tensors)
+    put(model, makers(model, config, folder))
+    found = dict(adapters(model))
+    slots = _adapter_slots(model, found)
+    if config.get("save_projection") is False:
+        slots = [slot for slot in slots if not slot.name.startswith("base_model.vera_")]
+    extra = tensors.keys() - {slot.name for slot in slots}
+    tensors = _without_bases(model, tensors, extra, config, folder)
+    _put_whole(model, tensors, config, folder)
+    _fill([*slots, *_whole_slots(model)], tensors, folder)
     return model
 
 
-def _tensors(found: dict[str, Lora]) -> dict[str, Tensor]:
-    return {
-        f"{PREFIX}{foreign_name(name)}.{part}": adapter.get_parameter(part)
-        for name, adapter in found.items()
-        for part in PARTS
-    }
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return what `adapter_config.json` says, once the folder is whole.
+
+    Raises:
+        CheckpointError: the folder holds no adapter, or a damaged one.
+    """
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} holds no adapter: it has no {CONFIG}; give the folder an adapter was saved to")
+    if (folder / CHECKSUMS).is_file():
+        verify_folder(folder)
+    config = read_json(folder / CONFIG, CheckpointError)
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder / CONFIG} is no adapter's config: it is a {type(config).__name__}")
+    return config
 
 
-def _fill(found: dict[str, Lora], tensors: dict[str, Tensor], folder: Path) -> None:
-    places = _tensors(found)
-    tensors = {name: tensor for name, tensor in tensors.items() if not _is_base(name, tensor, found)}
-    strangers = sorted(tensors.keys() ^ places.keys())
+def _adapter_slots(model: Transformer, found: Mapping[str, Adapter]) -> list[Slot]:
+    slots = []
+    layers = linears(model)
+    for home in homes(model.shape, found):
+        here = [found.get(source) for source in home.sources]
+        first = next(adapter for adapter in here if adapter is not None)
+        if len({adapter.parts() for adapter in here if adapter is not None}) > 1:
+            raise ConfigError(f"{home.foreign} is one matrix on disk, and its layers are adapted in different ways")
+        for part in first.parts():
+            own = first.get_parameter(part.attribute)
+            pieces = [own]
+            if part.rows:
+                every = zip(home.sources, here, strict=True)
+                pieces = [
+                    _unchanged(part.suffix, layers[source].out_features, dense_weight(layers[source]), own)  # type: ignore[arg-type]
+                    if adapter is None
+                    else adapter.get_parameter(part.attribute)
+                    for source, adapter in every
+                ]
+            elif None in here and part.suffix == "ia3_l":
+                raise ConfigError(
+                    f"{home.foreign} is one matrix on disk, whose inputs are scaled together; target all layers in it"
+                )
+            slots.append(
+                Slot(f"{PREFIX}{home.foreign}.{part.suffix}", _shape(part.suffix, part.rows, pieces), tuple(pieces))
+            )
+    projection = next((adapter.projection for adapter in found.values() if isinstance(adapter, Vera)), None)
+    if projection is not None:
+        pair = {"A": projection.A, "B": projection.B}
+        slots += [Slot(f"base_model.vera_{name}", tuple(value.shape), (value,)) for name, value in pair.items()]
+    return slots
+
+
+def _unchanged(suffix: str, outputs: int, weight: Tensor, like: Tensor) -> Tensor:
+    """Return the rows of a part with which a layer stays as it is."""
+    if suffix == "lora_magnitude_vector":
+        return torch.linalg.vector_norm(weight, dim=1).to(like)
+    return like.new_full((outputs, *like.shape[1:]), 1.0 if suffix == "ia3_l" else 0.0)
+
+
+def _shape(suffix: str, rows: bool, pieces: Sequence[Tensor]) -> tuple[int, ...]:
+    size = sum(len(piece) for piece in pieces)
+    if suffix == "ia3_l":
+        return (size, 1) if rows else (1, size)
+    return (size, *pieces[0].shape[1:])
+
+
+def _whole_slots(model: Transformer) -> list[Slot]:
+    """Return where the modules that are trained whole lie: under their plain names."""
+    learned = wholes(model)
+    names = [f"{name}.{leaf}" for name, module in learned.items() for leaf, _ in module.copy.named_parameters()]
+    slots = []
+    for place in places(model.shape, names):
+        pieces = tuple(_weight(model, learned, source) for source in place.sources)
+        shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
+        slots.append(Slot(PREFIX + place.foreign, shape[::-1] if place.transposed else shape, pieces, place.transposed))
+    return slots
+
+
+def _weight(model: Transformer, learned: Mapping[str, Whole], name: str) -> Tensor:
+    module, _, leaf = name.rpartition(".")
+    return learned[module].copy.get_parameter(leaf) if module in learned else model.get_parameter(name)
+
+
+def _without_bases(
+    model: Transformer, tensors: Mapping[str, Tensor], extra: Iterable[str], config: Mapping[str, Any], folder: Path
+) -> dict[str, Tensor]:
+    """Leave out the frozen weights that PEFT saves along with an adapter of a head or an embedding."""
+    found = dict(tensors)
+    kept = saved_whole(config, weight_places(model.shape), folder)
+    frozen = {f"{PREFIX}{name}": module for name, module in _plain_weights(model).items()}
+    for name in extra:
+        plain = name.replace(".base_layer.", ".")
+        is_base = plain in frozen and torch.equal(tensors[name].to(frozen[plain]), frozen[plain])
+        if is_base and plain.removeprefix(PREFIX).rpartition(".")[0] not in kept:
+            del found[name]
+    return found
+
+
+def _plain_weights(model: Transformer) -> dict[str, Tensor]:
+    """Return the weights of embedding and head, as they were before any surgery, by their foreign names."""
+    modules = {name: model.get_submodule(name) for name in (EMBEDDING, HEAD)}
+    plain = {name: module.base if isinstance(module, Adapter) else module for name, module in modules.items()}
+    found = {f"{name}.{leaf}": weight for name, module in plain.items() for leaf, weight in module.named_parameters()}
+    return {place.foreign: found[place.sources[0]] for place in places(model.shape, found)}
+
+
+def _put_whole(model: Transformer, tensors: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path) -> None:
+    """Make room for the modules that the file holds whole."""
+    every = weight_places(model.shape)
+    wanted = saved_whole(config, every, folder)
+    held = {place.foreign: place for place in every if PREFIX + place.foreign in tensors}
+    wanted |= {name.rpartition(".")[0] for name in held}
+    names = [
+        source.rpartition(".")[0]
+        for place in every
+        if place.foreign.rpartition(".")[0] in wanted
+        for source in place.sources
+    ]
+    if not names:
+        return
+    ends = [
+        tensors.get(f"{PREFIX}{place.foreign}")
+        for place in every
+        if place.sources[0] in (f"{EMBEDDING}.weight", f"{HEAD}.weight")
+    ]
+    same = len(ends) == 2 and ends[0] is not None and ends[1] is not None and torch.equal(ends[0], ends[1])
+    try:
+        whole(model, list(dict.fromkeys(names)), shared=same)
+    except ConfigError as problem:
+        raise CheckpointError(f"{folder} does not fit this model: {problem}") from None
+
+
+def _fill(slots: Sequence[Slot], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    known = {slot.name: slot for slot in slots}
+    strangers = sorted(tensors.keys() ^ known.keys())
     if strangers:
-        where = "lacks" if strangers[0] in places else "holds, and the model has no place for,"
+        where = "lacks" if strangers[0] in known else "holds, and the model has no place for,"
         raise CheckpointError(f"{folder} {where} {strangers[0]}; is the adapter one of this model?")
-    for name, place in places.items():
-        if place.shape != tensors[name].shape:
+    for name, slot in known.items():
+        if slot.shape != tuple(tensors[name].shape):
             raise CheckpointError(
-                f"{folder} has {name} of shape {tuple(tensors[name].shape)}, this model needs {tuple(place.shape)}; "
+                f"{folder} has {name} of shape {tuple(tensors[name].shape)}, this model needs {slot.shape}; "
                 "put the adapter on the model it was trained on"
             )
-        with torch.no_grad():
-            place.copy_(tensors[name])
-
-
-def _is_base(name: str, tensor: Tensor, found: dict[str, Lora]) -> bool:
-    """Tell whether a tensor is the frozen weight under an adapter, which PEFT saves along with that of a head."""
-    bases = {f"{PREFIX}{foreign_name(layer)}.base_layer.weight": adapter.base for layer, adapter in found.items()}
-    return name in bases and torch.equal(tensor, bases[name].weight)
-
-
-def _settings(config: dict[str, Any], folder: Path) -> LoraSettings:
-    kind, targets = config.get("peft_type"), config.get("target_modules")
-    if kind != "LORA":
-        raise CheckpointError(f"{folder} holds an adapter of kind {kind}; ludus reads LORA only")
-    known = f"{READ} {HARMLESS}".split()
-    asked = [f"{key}={value}" for key, value in config.items() if key not in known and value and value != "none"]
-    if asked:
-        raise CheckpointError(f"{folder} asks for {', '.join(sorted(asked))}; ludus computes plain LoRA only")
-    if isinstance(targets, str):
-        raise CheckpointError(f"{folder} names its layers by the pattern {targets}; ludus needs a list of names")
-    try:
-        return LoraSettings(
-            rank=config["r"],
-            alpha=config["lora_alpha"],
-            targets=[target.removeprefix("model.") for target in targets or ()],
-            dropout=config.get("lora_dropout", 0.0),
-        )
-    except (KeyError, ValueError) as problem:
-        said = str(problem).splitlines()
-        raise CheckpointError(f"{folder / CONFIG} cannot be used: {' '.join(said[-3:-1]) or said[0]}") from None
+    with torch.no_grad():
+        for name, slot in known.items():
+            slot.fill(tensors[name])

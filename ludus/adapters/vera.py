@@ -35,6 +35,7 @@ class Vera(Adapter):
     def __init__(self, base: nn.Module, settings: VeraSettings, projection: Projection) -> None:
         super().__init__()
         self.base, self.projection, self.row = base, projection, 0
+        self.seed, self.initial = settings.projection_seed, settings.initial
         rank, device = projection.A.shape[0], device_of(base)
         self.vera_lambda_b = nn.Parameter(torch.zeros(base.out_features, device=device))  # type: ignore[arg-type]
         self.vera_lambda_d = nn.Parameter(torch.full((rank,), settings.initial, device=device))
