@@ -1,23 +1,22 @@
-"""The chat template as a string, and the sandbox that renders it.
+"""The chat template as a string, and how it is rendered.
 
 The template is data, stored with the tokenizer, so that every server renders what training saw. A template that came
-with someone else's model is untrusted: it runs in Jinja's immutable sandbox, with a cap on its size, and with no clock
-and no access to objects. What the rendered words become as tokens is decided in `chat.py`.
+with someone else's model is untrusted: besides Jinja's immutable sandbox (`rendering.py`) it has caps on its size, its
+time and its memory (`sandbox.py`). Its clock stands still, since a date that moves on would make serving another
+rendering than training. What the rendered words become as tokens is decided in `chat.py`.
 """
 
-import json
+import os
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NoReturn
+from datetime import datetime
+from typing import Any
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from ludus.base.errors import DataError
+from ludus.base.errors import ConfigError
 
 PAD, BOS, END = "<|pad|>", "<|bos|>", "<|end|>"
-ROLES = ("system", "user", "assistant")
-SPECIALS = (PAD, BOS, *(f"<|{role}|>" for role in ROLES), END)
+SPEAKERS = ("system", "user", "assistant")  # of our own template
+ROLES = (*SPEAKERS, "developer", "tool")  # whether a template shows the last two is for it to say
+SPECIALS = (PAD, BOS, *(f"<|{role}|>" for role in SPEAKERS), END)
 
 TEMPLATE = """\
 {{- '<|bos|>' -}}
@@ -36,45 +35,39 @@ TEMPLATE = """\
 ENDOFTEXT = "<|endoftext|>"
 ENDOFTEXT_TEMPLATE = TEMPLATE.replace(BOS, ENDOFTEXT).replace(END, ENDOFTEXT)
 # Our templates, with the tokens that each of them needs.
-NEEDED = {TEMPLATE: SPECIALS, ENDOFTEXT_TEMPLATE: (PAD, *(f"<|{role}|>" for role in ROLES), ENDOFTEXT)}
+NEEDED = {TEMPLATE: SPECIALS, ENDOFTEXT_TEMPLATE: (PAD, *(f"<|{role}|>" for role in SPEAKERS), ENDOFTEXT)}
 
-_LARGEST_CHARACTERS = 65_536
+CLOCK = "2024-07-26"  # the day that Llama 3's templates fall back on
+DATE = "LUDUS_CHAT_DATE"
+
+
+def today() -> datetime:
+    """Return the day that templates are told: a fixed one, unless LUDUS_CHAT_DATE=YYYY-MM-DD says another."""
+    given = os.environ.get(DATE) or CLOCK
+    try:
+        return datetime.fromisoformat(given)
+    except ValueError:
+        raise ConfigError(f"{DATE}={given} is no date; it must be like {CLOCK}") from None
 
 
 def render_text(
     template: str,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     *,
     generation_prompt: bool,
     tokens: Mapping[str, str],
+    trusted: bool = False,
 ) -> str:
-    """Render messages to text; `tokens` holds names such as `bos_token`. Raises `DataError` if the template fails."""
-    try:
-        return _compiled(template).render(messages=messages, add_generation_prompt=generation_prompt, **tokens)
-    except jinja2.TemplateError as error:
-        raise DataError(f"the chat template cannot render this conversation: {error}") from None
-    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"the chat template fails on this conversation: {type(error).__name__}: {error}") from None
+    """Render messages to text; `tokens` holds names such as `bos_token`. Raises `DataError` if the template fails.
 
+    A template that is not `trusted` is rendered in a process apart, which has little time and memory.
+    """
+    variables: dict[str, Any] = {"messages": list(messages), "tools": None, "documents": None, **tokens}
+    variables["add_generation_prompt"] = generation_prompt
+    if trusted:
+        from ludus.text import rendering
 
-@lru_cache(maxsize=16)
-def _compiled(template: str) -> jinja2.Template:
-    if len(template) > _LARGEST_CHARACTERS:
-        raise DataError(f"the chat template has {len(template)} characters; at most {_LARGEST_CHARACTERS} are accepted")
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = _raise_exception
-    environment.filters["tojson"] = _to_json
-    try:
-        return environment.from_string(template)
-    except jinja2.TemplateError as error:
-        raise DataError(f"the chat template is not valid Jinja: {error}") from None
+        return rendering.render(template, variables, now=today())
+    from ludus.text import sandbox
 
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return sandbox.render(template, variables, now=today())
