@@ -60,7 +60,7 @@ def encode(weight: Tensor) -> Nf4:
         codes, largest[start // BLOCK : (start + step) // BLOCK] = _codes(piece)
         packed[start // 2 : (start + step) // 2] = codes[::2] << 4 | codes[1::2]
     offset = largest.mean()
-    return Nf4(packed, *dynamic.encode(largest - offset), offset)
+    return Nf4(packed, *dynamic.encode(largest - offset, on_grid=True), offset)
 
 
 def decode(code: Nf4, shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:

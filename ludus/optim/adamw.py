@@ -1,5 +1,7 @@
 """AdamW (arXiv 1711.05101 algorithm 2), by PyTorch's fused kernel where there is one.
 
+Moments are float32 here; in eight bits, or paged, they are in `ludus.optim.compact`.
+
 Not `torch.optim.AdamW`: the first use of any `torch.optim.Optimizer` imports PyTorch's compiler, which takes longer
 than a small model takes to train. The kernel is the same, and so is every bit of the result.
 """
@@ -30,7 +32,7 @@ class AdamW:
             chosen = [parameter for parameter in group["params"] if parameter.grad is not None]
             if chosen:
                 states = [self._state(parameter) for parameter in chosen]
-                (self._fused if self.fused else self._plain)(group, chosen, states, skip)
+                self._update(group, chosen, states, skip)
 
     def remember(self, known: dict[Tensor, dict[str, Tensor]]) -> None:
         """Take moments and counts back, as copies, to where they are read."""
@@ -48,6 +50,9 @@ class AdamW:
             count = torch.zeros((), dtype=torch.float32, device=device)
             self.state[parameter] = {"step": count} | {name: torch.zeros_like(parameter) for name in MOMENTS}
         return self.state[parameter]
+
+    def _update(self, group: dict, parameters: list[Tensor], states: list[dict], skip: Tensor | None) -> None:
+        (self._fused if self.fused else self._plain)(group, parameters, states, skip)
 
     def _fused(self, group: dict, parameters: list[Tensor], states: list[dict], skip: Tensor | None) -> None:
         counts = [state["step"] for state in states]

@@ -35,6 +35,11 @@ class AdamWSettings(Settings):
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
     beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the second moment.")
     epsilon: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    state: Literal["float32", "8bit", "paged"] = Field(
+        "float32",
+        description="How both moments are kept: 8 bytes a weight; 2 with 8bit (tensors under 4096 weights stay "
+        "float32); or 8 that may leave the GPU for the host's memory (paged: NVIDIA GPUs, with bitsandbytes).",
+    )
 
     def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
         """Give every role the one rate, and embedding and head the decay of the matrices."""
