@@ -178,7 +178,9 @@ def precede(model: Transformer, virtual: Virtual) -> Transformer:
     """Freeze a model and put virtual tokens before all that it reads, in place."""
     check_room(model, virtual.count)
     model.requires_grad_(False)
-    model.virtual = virtual.to(model.embed_tokens.weight.device).train(model.training)
+    device = model.embed_tokens.weight.device
+    virtual = virtual if virtual.weight.device == device else virtual.to(device)
+    model.virtual = virtual.train(model.training)
     return put_on(model, Preceded)
 
 
