@@ -58,8 +58,12 @@ def card(
     *,
     parameters: int,
     notice: str | None = None,
+    family: str | None = None,
 ) -> str:
-    """Return the README of a model, in Markdown; `notice` says why other software cannot load it."""
+    """Return the README of a model, in Markdown; `notice` says why other software cannot load it.
+
+    `family` is the layout it is written in, where the architecture alone does not decide that.
+    """
     rows = {
         "layers": shape.layers,
         "width": shape.width,
@@ -71,7 +75,7 @@ def card(
     return CARD.format(
         name=name,
         library="ludus" if notice else "transformers",
-        family=layout_for(shape).name,
+        family=family or layout_for(shape).name,
         parameters=parameters,
         rows="\n".join(f"| {_cell(key)} | {_cell(value)} |" for key, value in rows.items()),
         loading=ONLY_HERE.format(notice=notice) if notice else _elsewhere(tokenizer),

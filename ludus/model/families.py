@@ -14,6 +14,7 @@ import torch
 from ludus.base.errors import CheckpointError, nearest
 from ludus.model.architecture import Architecture, Experts, RopeScaling
 from ludus.model.gpt2 import GPT2, GPTJ
+from ludus.model.inherited import IDS, Inherited
 from ludus.model.layout import Config, Layout
 from ludus.model.llama import LLAMA, MISTRAL, QWEN2, QWEN3, places
 from ludus.text.tokenizer import Tokenizer
@@ -36,9 +37,10 @@ FOREIGN = (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, GPTJ)
 LAYOUTS = {layout.name: layout for layout in (*FOREIGN, OWN)}
 
 
-def layout_for(shape: Architecture) -> Layout:
-    """Return the layout that a model of this architecture is written in."""
-    return next((layout for layout in FOREIGN if not layout.misfits(shape)), OWN)
+def layout_for(shape: Architecture, model_type: str | None = None) -> Layout:
+    """Return the layout that a model of this architecture is written in: the one it came in, where that still fits."""
+    came_in_first = sorted(FOREIGN, key=lambda layout: layout.model_type != model_type)
+    return next((layout for layout in came_in_first if not layout.misfits(shape)), OWN)
 
 
 def to_blame(shape: Architecture) -> list[str]:
@@ -47,20 +49,24 @@ def to_blame(shape: Architecture) -> list[str]:
 
 
 def config_of(
-    shape: Architecture, dtype: torch.dtype, tokenizer: Tokenizer | None, extra: Mapping[str, Any]
+    shape: Architecture,
+    dtype: torch.dtype,
+    tokenizer: Tokenizer | None,
+    extra: Mapping[str, Any],
+    inherited: Inherited | None = None,
 ) -> dict[str, Any]:
     """Return `config.json`; what only ludus knows goes under the key `ludus`."""
-    layout = layout_for(shape)
+    inherited = inherited or Inherited()
+    layout = layout_for(shape, inherited.model_type)
     width = str(dtype).removeprefix("torch.")
     ids = (None, None, None) if tokenizer is None else (tokenizer.bos, tokenizer.end, tokenizer.pad)
     config = {
         "architectures": [layout.name],
         "model_type": layout.model_type,
         **layout.written(shape),
+        **(inherited.settings if inherited.model_type == layout.model_type else {}),
         "use_cache": True,
-        "bos_token_id": ids[0],
-        "eos_token_id": ids[1],
-        "pad_token_id": ids[2],
+        **inherited.token_ids(dict(zip(IDS, ids, strict=True))),
         "torch_dtype": width,
         "dtype": width,
     }

@@ -121,7 +121,8 @@ def _read(switches: dict[str, Any], tied: bool, config: Config, folder: Path) ->
 
 
 def _read_gptj(config: Config, folder: Path) -> Architecture:
-    return _read(GPTJ_SWITCHES | {"rotary_dims": config.get("rotary_dim") or 0}, False, config, folder)
+    turning = config.get("rotary_dim", 64)  # what it means to leave it out
+    return _read(GPTJ_SWITCHES | {"rotary_dims": turning or 0}, False, config, folder)
 
 
 def _whole_heads(shape: Architecture) -> list[str]:

@@ -40,6 +40,9 @@ STRETCHING = {
 }
 UNDERSTOOD = "ludus runs SiLU, whole rotary heads, unquantised weights, and linear, llama3 and yarn scaling"
 ONLY: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",), "partial_rotary_factor": (1.0,)}
+# What it means that a config is silent, where that is not what it means for Llama.
+MISTRAL_MEANS = {"sliding_window": 4096, "num_key_value_heads": 8}
+QWEN_MEANS = {"sliding_window": 4096, "num_key_value_heads": 32, "max_window_layers": 28}
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -85,15 +88,17 @@ def _stretching(scaling: RopeScaling) -> dict[str, float]:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _read(config: Config, folder: Path, **switches: Any) -> Architecture:
+def _read(config: Config, folder: Path, *, context: int = 2048, **switches: Any) -> Architecture:
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if several := [name for name, value in rotary.items() if isinstance(value, Mapping)]:
+        raise CheckpointError(f"{folder} asks for rope_parameters of its own for {several[0]}; {UNDERSTOOD}")
     refuse({**config, **rotary}, folder, ONLY, UNDERSTOOD)
     found = sizes(config, folder, REQUIRED)
     return Architecture(
         **found,
         kv_heads=config.get("num_key_value_heads") or found["heads"],
         head_dim=config.get("head_dim") or found["width"] // found["heads"],
-        context=config.get("max_position_embeddings", 2048),
+        context=config.get("max_position_embeddings", context),
         rope_theta=float(rotary.get("rope_theta") or config.get("rope_theta") or 10_000.0),
         rope_scaling=_scaling(rotary, config, folder),
         norm_epsilon=config.get("rms_norm_eps", 1e-6),
@@ -143,8 +148,10 @@ def _mistral(shape: Architecture) -> dict[str, Any]:
 
 
 def _read_mistral(config: Config, folder: Path) -> Architecture:
-    window = config.get("sliding_window")
-    return _read(config, folder, windows=(window,) * config.get("num_hidden_layers", 0) if window else ())
+    said = {**MISTRAL_MEANS, **config}
+    window = said["sliding_window"]
+    windows = (window,) * said.get("num_hidden_layers", 0) if window else ()
+    return _read(said, folder, context=131_072, windows=windows)
 
 
 def _one_window(shape: Architecture) -> list[str]:
@@ -162,7 +169,7 @@ def _qwen_windows(config: Config, folder: Path) -> tuple[int | None, ...]:
     window, layers = config.get("sliding_window"), config.get("num_hidden_layers", 0)
     if not config.get("use_sliding_window") or not window:
         return ()
-    first = config.get("max_window_layers", layers)
+    first = config["max_window_layers"]
     kinds = config.get("layer_types") or [SLIDING if layer >= first else FULL for layer in range(layers)]
     if strange := sorted(set(kinds) - {FULL, SLIDING}):
         raise CheckpointError(f"{folder} asks for layer_types={strange[0]}; ludus runs {FULL} and {SLIDING}")
@@ -184,8 +191,15 @@ def _qwen3(shape: Architecture) -> dict[str, Any]:
 
 
 def _read_qwen3(config: Config, folder: Path) -> Architecture:
-    bias, windows = bool(config.get("attention_bias")), _qwen_windows(config, folder)
-    return _read(config, folder, attention_bias=bias, output_bias=bias, windows=windows, qk_norm="rms")
+    said = {"head_dim": 128, **QWEN_MEANS, **config}
+    bias, windows = bool(said.get("attention_bias")), _qwen_windows(said, folder)
+    switches: dict[str, Any] = {"attention_bias": bias, "output_bias": bias, "windows": windows, "qk_norm": "rms"}
+    return _read(said, folder, context=32_768, **switches)
+
+
+def _read_qwen2(config: Config, folder: Path) -> Architecture:
+    said = {**QWEN_MEANS, **config}
+    return _read(said, folder, context=32_768, attention_bias=True, windows=_qwen_windows(said, folder))
 
 
 LLAMA = Layout(
@@ -207,7 +221,7 @@ QWEN2 = Layout(
     SIZES | ROTARY | {"windows"},
     {"attention_bias": True},
     _qwen,
-    lambda config, folder: _read(config, folder, attention_bias=True, windows=_qwen_windows(config, folder)),
+    _read_qwen2,
     places,
     _qwen2_misfits,
 )

@@ -62,9 +62,11 @@ def hold(path: Path | str) -> Iterator[RunFolder]:
 def find_model(path: Path | str) -> Path:
     """Return the model folder meant by `path`: itself, its `model`, or that of the run's newest stage that has one.
 
-    Raise RunError with advice when there is none.
+    A model in one file (`*.bin`) is meant by itself. Raise RunError with advice when there is none.
     """
     path = Path(path)
+    if path.is_file() and path.suffix == ".bin":
+        return path
     for folder in (path, path / "model", *(stage / "model" for stage in reversed(_stages(path)))):
         if (folder / "config.json").is_file():
             return folder

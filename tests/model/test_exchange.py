@@ -180,7 +180,10 @@ def test_an_edited_card_or_template_does_not_lock_the_model(tiny, tmp_path, toke
     [
         (lambda folder: (folder / "config.json").unlink(), "holds no model"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors; save"),
-        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "is a pickle"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "is no archive of PyTorch",
+        ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"cut off"), "cannot be read"),
         (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "is a list"),
