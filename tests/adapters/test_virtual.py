@@ -11,17 +11,26 @@ from switches import SWITCHES, switched
 from torch import Tensor
 
 from ludus.adapters import virtual
+from ludus.adapters.noise import noise
 from ludus.adapters.prefix import prefix
 from ludus.adapters.prompt import prompt
 from ludus.adapters.settings import PrefixSettings, PromptSettings
 from ludus.base.errors import CheckpointError, ConfigError
 from ludus.data.batch import Batch, collate
+from ludus.data.shards import TokenShards
+from ludus.data.sources import pretraining
 from ludus.generation.cache import KVCache
 from ludus.generation.engine import Sampling, generate, stream
 from ludus.generation.lean import lean
+from ludus.learning import checkpoints
+from ludus.learning.loop import Run, train
 from ludus.learning.objectives.next_token import next_token
 from ludus.model.sight import document_positions
 from ludus.model.transformer import Transformer
+from ludus.optim import groups
+from ludus.optim.schedules import constant
+from ludus.optim.settings import AdamWSettings
+from ludus.parallel.mesh import Mesh
 from ludus.parallel.recomputation import recompute
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -237,6 +246,19 @@ def test_low_precision_keeps_the_virtual_tokens_in_float32(adapt, tiny):
         assert next(iter(base.virtual.parameters())).dtype == torch.float32
 
 
+def test_they_learn(plain):
+    batch = collate([batches()], pad_token=0)
+    optimizer = groups.build(plain.named_parameters(), AdamWSettings(learning_rate=0.05))
+    losses = []
+    for _ in range(20):
+        loss = next_token(plain, batch)["loss"] / batch.weight
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.5
+
+
 # --- surgery ---
 
 
@@ -282,6 +304,32 @@ def test_states_and_files_come_back_bit_for_bit(adapt, tiny):
     assert torch.equal(loaded(row), model(row))
     assert [name for name, value in loaded.named_parameters() if value.requires_grad] == ["virtual.weight"]
     assert virtual.config(loaded) == config
+
+
+@pytest.mark.law
+def test_a_resumed_run_goes_on_bit_for_bit_noise_included(adapt, tiny, tmp_path):
+    text = TokenShards(np.tile(np.arange(60, dtype=np.uint16), 20), np.arange(0, 1201, 100), 1200)
+
+    def fresh() -> Run:
+        model = noise(adapt(tiny(dropout=0.1)), 5.0)
+        torch.manual_seed(0)
+        optimizer = groups.build(model.named_parameters(), AdamWSettings(learning_rate=0.02))
+        return Run(tmp_path, model, optimizer, constant(), pretraining(text, context=16, rows=4, pad_token=60, seed=1))
+
+    def go(run: Run, steps: int) -> list[float]:
+        seen: list[float] = []
+        train(run, next_token, steps=steps, mesh=Mesh(), hooks=[lambda _, metrics: seen.append(metrics["loss"])])
+        return seen
+
+    whole = go(fresh(), 8)
+    first = fresh()
+    losses = go(first, 4)
+    path = checkpoints.save(tmp_path, first.step, first.state_dict())
+    resumed = fresh()
+    torch.rand(7)
+    resumed.load_state_dict(checkpoints.load(path)[1])
+    assert losses + go(resumed, 8) == whole
+    assert len(set(whole)) == 8
 
 
 def test_files_that_do_not_fit_are_refused_by_what_is_wrong(plain, tiny):
