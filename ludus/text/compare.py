@@ -12,7 +12,7 @@ from typing import Any
 
 from ludus.base.errors import DataError
 from ludus.text.find import find
-from ludus.text.ranks import GPT2_SPLIT, read_ranks
+from ludus.text.ranks import KNOWN, read_ranks
 from ludus.text.tokenizer import Tokenizer
 
 _GPT2_ADDRESS = "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken"
@@ -51,8 +51,9 @@ def _count_ranks(path: Path, text: str) -> tuple[str, int, int]:
     import tiktoken
 
     ranks = read_ranks(path)
-    encoding = tiktoken.Encoding("gpt2", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
-    return "GPT-2", len(encoding.encode_ordinary(text)), encoding.n_vocab
+    known = KNOWN[len(ranks)]
+    encoding = tiktoken.Encoding(known.name, pat_str=known.split, mergeable_ranks=ranks, special_tokens={})
+    return known.name, len(encoding.encode_ordinary(text)), encoding.n_vocab
 
 
 def _cached_gpt2() -> Iterator[Path]:

@@ -13,7 +13,7 @@ from ludus.base.errors import DataError
 from ludus.text.alphabet import raw_byte
 from ludus.text.find import find
 from ludus.text.settings import TokenizerSettings
-from ludus.text.template import SPECIALS
+from ludus.text.template import BOS, END, ENDOFTEXT, ENDOFTEXT_TEMPLATE, NEEDED, PAD, SPECIALS, TEMPLATE
 from ludus.text.tokenizer import Tokenizer
 
 # A word with the space before it; one digit at a time, so that arithmetic sees its place values; punctuation with its
@@ -24,8 +24,35 @@ _SHORTEST_SAMPLE = 1000  # characters of a text that is not taken whole
 
 
 def prepare(texts: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
-    """Return the tokenizer the settings ask for: the existing one at `path`, else one trained on the texts."""
-    return Tokenizer.load(find(settings.path)) if settings.path else train(texts, settings)
+    """Return the tokenizer the settings ask for: the existing one at `path`, else one trained on the texts.
+
+    An existing one without a chat template gets ours, and its tokens. Raises `DataError` for one that loses text, with
+    which a model that is to be trained from nothing had better not begin.
+    """
+    if not settings.path:
+        return train(texts, settings)
+    found = Tokenizer.load(find(settings.path))
+    if not found.lossless:
+        raise DataError(
+            f"the tokenizer at {settings.path} does not give back every text that it reads; use another, "
+            "or train one with `tokenizer.path=null`"
+        )
+    return with_own_template(found)
+
+
+def with_own_template(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer with a chat template: its own if it has one, else ours, with the tokens that ours needs.
+
+    A vocabulary that has `<|endoftext|>` begins and ends documents and turns with that.
+    """
+    if tokenizer.template is not None:
+        return tokenizer
+    specials = tokenizer.special_ids
+    if ENDOFTEXT in specials and BOS not in specials and END not in specials:
+        template, bos, end = ENDOFTEXT_TEMPLATE, ENDOFTEXT, ENDOFTEXT
+    else:
+        template, bos, end = TEMPLATE, BOS, END
+    return tokenizer.with_template(template, tokens=NEEDED[template], bos=bos, end=end, pad=PAD)
 
 
 def sampled(texts: Iterable[str], share: float) -> Iterator[str]:

@@ -13,7 +13,7 @@ from ludus.text import ranks
 from ludus.text.find import find, repository
 from ludus.text.settings import TokenizerSettings
 from ludus.text.tokenizer import Tokenizer
-from ludus.text.train import prepare
+from ludus.text.train import prepare, with_own_template
 
 GPT2 = Path(__file__).parents[3] / "shared" / "data" / "tokenizers" / "gpt2"
 at_hand = pytest.mark.skipif(not GPT2.is_dir(), reason="GPT-2's vocabulary is not at hand")
@@ -63,8 +63,9 @@ def test_the_rank_file_is_the_tokenizer_json_that_is_published(gpt2: Tokenizer):
 
 @at_hand
 def test_gpt2_frames_documents_and_turns_with_its_one_token(gpt2: Tokenizer):
-    assert gpt2.bos == gpt2.end == 50_256
-    assert gpt2.vocabulary_size == 50_257 + 4  # padding and three roles
+    assert gpt2.bos == gpt2.end == gpt2.pad == 50_256
+    assert gpt2.vocabulary_size == 50_257
+    assert with_own_template(gpt2).vocabulary_size == 50_257 + 4  # padding and three roles
     assert 50_256 not in gpt2.encode("a <|endoftext|> in the text")
 
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from ludus.text.chat import render
 from ludus.text.settings import TokenizerSettings
 from ludus.text.template import SPECIALS
 from ludus.text.tokenizer import Tokenizer
-from ludus.text.train import train
+from ludus.text.train import train, with_own_template
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. It's the fox's 12th jump, and the dog's 7th nap.\n" * 3,
@@ -109,45 +110,66 @@ def foreign(tokenizer: Tokenizer, *, first: int = 0, theirs: str = "</s>") -> di
     return definition
 
 
-def test_a_foreign_vocabulary_gets_the_special_tokens_it_lacks(tokenizer: Tokenizer, tmp_path):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(foreign(tokenizer)), encoding="utf-8")
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "</s>"}}', encoding="utf-8")
-    loaded = Tokenizer.load(tmp_path)
+def folder_of(folder: Path, definition: dict, **configuration: object) -> Path:
+    (folder / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(configuration), encoding="utf-8")
+    return folder
+
+
+def test_loading_adds_no_token(tokenizer: Tokenizer, tmp_path):
+    loaded = Tokenizer.load(folder_of(tmp_path, foreign(tokenizer), eos_token={"content": "</s>"}))
     theirs = tokenizer.vocabulary_size - 6
-    assert loaded.special_ids["</s>"] == theirs
-    assert loaded.end == loaded.special_ids["<|end|>"] > theirs  # the stop token of our template
-    assert loaded.vocabulary_size == tokenizer.vocabulary_size + 1
+    assert loaded.special_ids == {"</s>": theirs}
+    assert loaded.vocabulary_size == theirs + 1
+    assert loaded.template is None
+    assert loaded.bos == loaded.end == loaded.pad == theirs
+    assert loaded.added == ()
     text = "a text</s> of more than two tokens"
     assert loaded.decode(loaded.encode(text)) == text
     assert theirs not in loaded.encode(text)
 
 
-def test_a_foreign_template_brings_its_own_special_tokens(tokenizer: Tokenizer, tmp_path):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(foreign(tokenizer)), encoding="utf-8")
+def test_a_template_brings_the_tokens_that_the_vocabulary_lacks(tokenizer: Tokenizer, tmp_path):
+    loaded = Tokenizer.load(folder_of(tmp_path, foreign(tokenizer), eos_token="</s>"))
+    dressed = loaded.with_template("{{ 'x' }}", tokens=["<|turn|>", "</s>"], end="<|turn|>")
+    assert dressed.added == ("<|turn|>",)
+    assert dressed.special_ids == {"</s>": loaded.end, "<|turn|>": loaded.vocabulary_size}
+    assert (dressed.end, dressed.ends) == (loaded.vocabulary_size, (loaded.vocabulary_size, loaded.end))
+    assert dressed.ancestors == (loaded.hash,)
+    assert (loaded.template, dressed.template) == (None, "{{ 'x' }}")
+    assert dressed.encode("a </s> <|turn|>") == loaded.encode("a </s> <|turn|>")
+    dressed.save(tmp_path / "again")
+    again = Tokenizer.load(tmp_path / "again")
+    assert (again.hash, again.end_token, again.ancestors) == (dressed.hash, "<|turn|>", dressed.ancestors)
+    same = loaded.with_template("{{ 'y' }}")
+    assert (same.hash, same.added, same.ancestors) == (loaded.hash, (), ())
+
+
+def test_a_foreign_template_keeps_its_own_special_tokens(tokenizer: Tokenizer, tmp_path):
     template = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
-    configuration = {"eos_token": {"content": "</s>"}, "chat_template": template}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(configuration), encoding="utf-8")
-    loaded = Tokenizer.load(tmp_path)
+    loaded = Tokenizer.load(folder_of(tmp_path, foreign(tokenizer), eos_token="</s>", chat_template=template))
     assert loaded.end == tokenizer.vocabulary_size - 6
     assert loaded.template == template
-    assert set(loaded.special_ids) == {"</s>", "<|bos|>", "<|pad|>"}
+    assert set(loaded.special_ids) == {"</s>"}
 
 
 def test_a_vocabulary_with_one_token_for_both_ends_frames_with_that(tokenizer: Tokenizer, tmp_path):
     file = tmp_path / "tokenizer.json"
     file.write_text(json.dumps(foreign(tokenizer, theirs="<|endoftext|>")), encoding="utf-8")
-    loaded = Tokenizer.load(file)
+    loaded = with_own_template(Tokenizer.load(file))
     assert loaded.bos == loaded.end == loaded.special_ids["<|endoftext|>"] == tokenizer.vocabulary_size - 6
+    assert loaded.pad == loaded.special_ids["<|pad|>"]
     assert set(loaded.special_ids) == {"<|endoftext|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"}
     loaded.save(tmp_path / "again")
     again = Tokenizer.load(tmp_path / "again")
     assert (again.hash, again.template, again.bos, again.end) == (loaded.hash, loaded.template, loaded.bos, loaded.end)
+    assert with_own_template(again) is again
 
 
 def test_a_turn_ends_with_the_token_that_ends_a_document(tokenizer: Tokenizer, tmp_path):
     file = tmp_path / "tokenizer.json"
     file.write_text(json.dumps(foreign(tokenizer, theirs="<|endoftext|>")), encoding="utf-8")
-    loaded = Tokenizer.load(file)
+    loaded = with_own_template(Tokenizer.load(file))
     messages = [{"role": "user", "content": "hi <|endoftext|>"}, {"role": "assistant", "content": "yes"}]
     rendered = render(loaded, messages)
     assert list(rendered.tokens).count(loaded.end) == 3
@@ -157,8 +179,10 @@ def test_a_turn_ends_with_the_token_that_ends_a_document(tokenizer: Tokenizer, t
 
 def test_special_tokens_never_take_the_ids_of_others(tokenizer: Tokenizer, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(foreign(tokenizer, first=7)), encoding="utf-8")
-    with pytest.raises(DataError, match="two tokens"):
-        Tokenizer.load(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.decode(loaded.encode("a fox")) == "a fox"
+    with pytest.raises(DataError, match=r"two tokens|leaves ids out"):
+        with_own_template(loaded)
 
 
 def test_a_file_that_is_no_tokenizer_is_one_clear_line(tmp_path):
