@@ -1,6 +1,7 @@
 """The feed-forward of a layer: each position on its own, through a wider inner layer."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -39,38 +40,92 @@ def activate(kind: Activation, up: Tensor, gate: Tensor | None = None) -> Tensor
     return F.gelu(up, approximate="tanh" if kind == "gelu_tanh" else "none")
 
 
+@runtime_checkable
+class Product(Protocol):
+    """A linear layer as a lean feed-forward runs it: the product and the way back, both without a graph.
+
+    `learned` are the tensors that may get gradients; `keeps_output` asks for the layer's output on the way back. A
+    layer that is not plain may offer one by a method `product()`, which returns None where it cannot be run so.
+    """
+
+    learned: tuple[Tensor, ...]
+    keeps_output: bool
+
+    def __call__(self, x: Tensor, learned: Sequence[Tensor]) -> Tensor:
+        """Map the last dimension."""
+        ...
+
+    def back(
+        self, gradient: Tensor, x: Tensor, output: Tensor | None, learned: Sequence[Tensor], of_input: bool
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Return the gradient of what came in, if asked for, and those of `learned`."""
+        ...
+
+
+class _Plain:
+    """A plain linear layer; its weight is converted to the precision of the products anew each time."""
+
+    keeps_output = False
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.learned: tuple[Tensor, ...] = (layer.weight,)
+
+    def __call__(self, x: Tensor, learned: Sequence[Tensor]) -> Tensor:
+        return F.linear(x, learned[0].to(x.dtype))
+
+    def back(
+        self, gradient: Tensor, x: Tensor, output: Tensor | None, learned: Sequence[Tensor], of_input: bool
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        (weight,), of_weight = learned, None
+        if weight.requires_grad:
+            of_weight = (gradient.flatten(0, -2).T @ x.flatten(0, -2)).to(weight.dtype)
+        return gradient @ weight.to(x.dtype) if of_input else None, [of_weight]
+
+
 class _Lean(torch.autograd.Function):
     """A whole feed-forward that keeps its input and its inner layer before the activation, and nothing else.
 
-    The activation is made again on the way back, and so are the weights in the precision of the products.
+    The activation is made again on the way back, and so are the weights in the precision of the products. Products come
+    in the order up, gate (if there is one), down; their tensors follow one another.
     """
 
     @staticmethod
-    def forward(ctx: Any, kind: Activation, x: Tensor, *weights: Tensor | None) -> Tensor:
-        inner = [None if weight is None else F.linear(x, weight.to(x.dtype)) for weight in weights[:2]]
-        ctx.save_for_backward(x, *inner, *weights)
-        ctx.kind = kind
-        return F.linear(activate(kind, *inner), weights[2].to(x.dtype))  # type: ignore[arg-type,union-attr]
+    def forward(ctx: Any, kind: Activation, products: list[Product], x: Tensor, *learned: Tensor) -> Tensor:
+        *inward, (down, of_down) = _with_their_own(products, learned)
+        inner = [product(x, own) for product, own in inward]
+        out = down(activate(kind, *inner), of_down)
+        ctx.save_for_backward(x, out if down.keeps_output else None, *inner, *learned)
+        ctx.how = kind, products
+        return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, up, gate, of_up, of_gate, of_down = ctx.saved_tensors
-        inner = [each.detach().requires_grad_() for each in (up, gate) if each is not None]
+        kind, products = ctx.how
+        x, out, *kept = ctx.saved_tensors
+        count = len(products) - 1
+        *inward, (down, of_down) = _with_their_own(products, kept[count:])
+        inner = [each.detach().requires_grad_() for each in kept[:count]]
         with torch.enable_grad():
-            active = activate(ctx.kind, *inner)
-        found: list[Tensor | None] = [None, None, _product(gradient, active.detach(), of_down)]
-        slopes = torch.autograd.grad(active, inner, gradient @ of_down.to(x.dtype))
-        del active, inner
-        arrived = None
-        for place, (slope, weight) in enumerate(zip(slopes, (of_up, of_gate), strict=False)):
-            found[place] = _product(slope, x, weight)
-            arrived = slope @ weight.to(x.dtype) if arrived is None else arrived + slope @ weight.to(x.dtype)
-        return None, arrived, *found
+            active = activate(kind, *inner)
+        of_active, last = down.back(gradient, active.detach(), out, of_down, True)
+        slopes = torch.autograd.grad(active, inner, of_active)
+        del active, inner, of_active
+        arrived, found = None, []
+        for slope, output, (product, own) in zip(slopes, kept, inward, strict=False):
+            of_x, gradients = product.back(slope, x, output, own, ctx.needs_input_grad[2])
+            arrived = of_x if arrived is None else arrived + of_x
+            found += gradients
+        return None, None, arrived, *found, *last
 
 
-def _product(gradient: Tensor, inputs: Tensor, weight: Tensor) -> Tensor | None:
-    """Return the gradient of a weight that mapped `inputs`; None for a frozen one."""
-    return (gradient.flatten(0, -2).T @ inputs.flatten(0, -2)).to(weight.dtype) if weight.requires_grad else None
+def _with_their_own(products: list[Product], learned: Sequence[Tensor]) -> list[tuple[Product, Sequence[Tensor]]]:
+    """Deal the tensors of all products out to each."""
+    found, start = [], 0
+    for product in products:
+        end = start + len(product.learned)
+        found.append((product, learned[start:end]))
+        start = end
+    return found
 
 
 class FeedForward(nn.Module):
@@ -88,14 +143,23 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map each position on its own."""
         x = narrowed(x)
-        if torch.is_grad_enabled() and self._is_plain and x.shape[:-1].numel() * self.hidden >= WORTH_REPEATING:
-            gate = None if self.gate_proj is None else self.gate_proj.weight
-            return _Lean.apply(self.kind, x, self.up_proj.weight, gate, self.down_proj.weight)  # type: ignore[return-value]
+        if torch.is_grad_enabled() and x.shape[:-1].numel() * self.hidden >= WORTH_REPEATING:
+            products = self._products()
+            if products is not None:
+                learned = (tensor for product in products for tensor in product.learned)
+                return _Lean.apply(self.kind, products, x, *learned)  # type: ignore[return-value]
         gate = None if self.gate_proj is None else self.gate_proj(x)
         return self.down_proj(activate(self.kind, self.up_proj(x), gate))
 
-    @property
-    def _is_plain(self) -> bool:
-        """Whether no layer is under surgery or has a bias."""
+    def _products(self) -> list[Product] | None:
+        """Return how the layers run without a graph; None where one of them cannot."""
         layers = [each for each in (self.up_proj, self.gate_proj, self.down_proj) if each is not None]
-        return all(type(each) is nn.Linear and each.bias is None and "forward" not in vars(each) for each in layers)
+        found = [_product(layer) for layer in layers]
+        return None if any(each is None for each in found) else found  # type: ignore[return-value]
+
+
+def _product(layer: nn.Module) -> Product | None:
+    if type(layer) is nn.Linear:
+        return _Plain(layer) if layer.bias is None and "forward" not in vars(layer) else None
+    offer = getattr(layer, "product", None)
+    return None if offer is None else offer()

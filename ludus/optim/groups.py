@@ -5,7 +5,7 @@ Roles: `embedding`, `table` (vectors of n-grams), `head`, `matrix` (two dimensio
 `matrix` only, unless told otherwise. Frozen parameters are left out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,12 @@ class Optimizer:
             group["lr"] = peak * factor
 
     def rates(self) -> dict[str, float]:
-        """Return the rate of the next update by role."""
-        return {role: group["lr"] for group, _ in self.peaks for role in group["roles"]}
+        """Return the rate of the next update by role; the lowest where parameters of a role have factors on theirs."""
+        found: dict[str, float] = {}
+        for group, _ in self.peaks:
+            for role in group["roles"]:
+                found[role] = min(found.get(role, group["lr"]), group["lr"])
+        return found
 
     def parameters_by_role(self) -> dict[str, list[Tensor]]:
         """Return the parameters that train, by role; a role that none has is left out."""
@@ -122,8 +126,12 @@ def build(
     precision: torch.dtype = torch.float32,
     rank: int = 0,
     ranks: int = 1,
+    factor: Callable[[str], float] = lambda name: 1.0,
 ) -> Optimizer:
     """Group the trainable parameters by role and give each group its optimizer.
+
+    `factor` of a parameter's name multiplies its rate (LoRA+, arXiv 2402.12354, trains B faster than A); its decay is
+    decoupled, and so goes with the rate.
 
     `precision` is that of Muon's matrix products; moments keep the dtype of their parameters. With `ranks` processes of
     the default process group, which hold the same weights and gradients, Muon shares its matrices out.
@@ -134,7 +142,7 @@ def build(
         if parameter.requires_grad and parameter not in names:  # a tied head is the embedding
             names[parameter] = name
             roles[role(name, parameter)].append(parameter)
-    groups = _groups(roles, settings)
+    groups = _groups(roles, settings, {parameter: factor(name) for parameter, name in names.items()})
     parts: dict[str, AdamW | Muon] = {}
     if isinstance(settings, MuonSettings):
         matrices = [group for group in groups if group["roles"] == ["matrix"]]
@@ -153,18 +161,21 @@ def build(
     return Optimizer(parts, names, roles)
 
 
-def _groups(roles: Mapping[str, list[Tensor]], settings: AdamWSettings | MuonSettings) -> list[dict]:
+def _groups(
+    roles: Mapping[str, list[Tensor]], settings: AdamWSettings | MuonSettings, factors: Mapping[Tensor, float]
+) -> list[dict]:
     """Make one group of the roles that share rate and decay: each group costs a call. Muon's stands alone."""
     rates, decays = role_rates(settings), role_decays(settings)
     found: dict[tuple, dict] = {}
     for role, parameters in roles.items():
-        if not parameters:
-            continue
         alone = isinstance(settings, MuonSettings) and role == "matrix"
-        empty = {"params": [], "lr": rates[role], "weight_decay": decays[role], "roles": []}
-        group = found.setdefault((rates[role], decays[role], alone), empty)
-        group["params"] += parameters
-        group["roles"].append(role)
+        for parameter in parameters:
+            rate = rates[role] * factors[parameter]
+            empty = {"params": [], "lr": rate, "weight_decay": decays[role], "roles": []}
+            group = found.setdefault((rate, decays[role], alone), empty)
+            group["params"].append(parameter)
+            if role not in group["roles"]:
+                group["roles"].append(role)
     return list(found.values())
 
 
