@@ -14,15 +14,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ludus.adapters import virtual
+from ludus.adapters.initialise import as_saved
 from ludus.adapters.peft_config import VIRTUAL, config_of, makers, saved_whole
 from ludus.adapters.peft_names import homes, places, weight_places
+from ludus.adapters.quantised import Quantised
 from ludus.adapters.surgery import Adapter, adapters, dense_weight, linears, put
 from ludus.adapters.vera import Vera
 from ludus.adapters.whole import EMBEDDING, HEAD, Whole, whole, wholes
 from ludus.base.errors import CheckpointError, ConfigError
 from ludus.base.files import CHECKSUMS, folder_in_progress, read_json, verify_folder, write_json
 from ludus.model.exchange import write_tensors
+from ludus.model.resize import resize
 from ludus.model.transformer import Transformer
+from ludus.text.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, FACTS = "adapter_config.json", "adapter_model.safetensors", "ludus.json"
 PREFIX = "base_model.model."
@@ -54,17 +58,18 @@ def save(
     *,
     base: str = "",
     base_revision: str | None = None,
+    tokenizer: Tokenizer | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the adapter of a model, of any kind, replacing the folder in one step.
 
-    `base` is where the model under it lies, `base_revision` the commit of a model from the hub; `facts` go into
-    `ludus.json`.
+    `base` is where the model under it lies, `base_revision` the commit of a model from the hub. `facts` about its
+    making go into `ludus.json`, beside the size of the vocabulary and how the base was quantised.
 
     Raises:
         ConfigError: the layout of this family has no place for the adapter.
     """
-    found = dict(adapters(model))
+    found = {name: as_saved(adapter) for name, adapter in adapters(model)}
     if virtual.virtual_of(model) is not None:
         named = {"base_model_name_or_path": base, "revision": base_revision}
         config, tensors = {**virtual.config(model), **named}, virtual.tensors(model)
@@ -77,8 +82,10 @@ def save(
     with folder_in_progress(folder) as temp:
         write_json(temp / CONFIG, config)
         write_tensors(tensors, temp / WEIGHTS)
-        if facts:
-            write_json(temp / FACTS, dict(facts))
+        own = {"vocabulary": model.shape.vocabulary, **quantised_as(model)}
+        write_json(temp / FACTS, {**own, **(facts or {})})
+        if tokenizer is not None:
+            tokenizer.save(temp)
 
 
 def load(model: Transformer, folder: Path | str) -> Transformer:
@@ -94,6 +101,7 @@ def load(model: Transformer, folder: Path | str) -> Transformer:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as problem:
         raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {problem}; save the adapter again") from None
+    _make_room(model, tensors, folder)
     if config.get("peft_type") in VIRTUAL:
         return virtual.load(model, config, tensors)
     put(model, makers(model, config, folder))
@@ -106,6 +114,16 @@ def load(model: Transformer, folder: Path | str) -> Transformer:
     _put_whole(model, tensors, config, folder)
     _fill([*slots, *_whole_slots(model)], tensors, folder)
     return model
+
+
+def quantised_as(model: Transformer) -> dict[str, Any]:
+    """Say what the frozen layers are quantised to (nf4, int8 or none), and which of the blocks' where not all are."""
+    layers = {name: layer for name, layer in linears(model).items() if name.startswith("layers.")}
+    kinds = {name: layer.kind for name, layer in layers.items() if isinstance(layer, Quantised)}
+    if not kinds:
+        return {"quantise": "none"}
+    some = {} if len(kinds) == len(layers) else {"quantised_layers": sorted(kinds)}
+    return {"quantise": next(iter(kinds.values())), **some}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -122,6 +140,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{folder / CONFIG} is no adapter's config: it is a {type(config).__name__}")
     return config
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """Return what ludus wrote beside an adapter; nothing for one of other software."""
+    said = read_json(folder / FACTS, CheckpointError) if (folder / FACTS).is_file() else {}
+    return said if isinstance(said, dict) else {}
+
+
+def _make_room(model: Transformer, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Give the model the tokens that it got before the adapter was trained."""
+    ends = [place.foreign for place in places(model.shape, [f"{EMBEDDING}.weight", f"{HEAD}.weight"])]
+    rows = [len(tensors[PREFIX + name]) for name in ends if PREFIX + name in tensors]
+    size = max([model.shape.vocabulary, int(recorded(folder).get("vocabulary") or 0), *rows])
+    resize(model, size)
 
 
 def _adapter_slots(model: Transformer, found: Mapping[str, Adapter]) -> list[Slot]:

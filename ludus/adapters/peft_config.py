@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ludus.adapters.dora import Dora
 from ludus.adapters.ia3 import Ia3
 from ludus.adapters.loha import Loha
 from ludus.adapters.lora import Lora
@@ -166,12 +167,7 @@ def _each(chosen: list[Home], make: Callable[[str], Make]) -> dict[str, Make]:
 
 def _read_lora(model: Transformer, config: Config, chosen: list[Home]) -> dict[str, Make]:
     generator = torch.Generator()
-    if config.get("use_dora"):
-        from ludus.adapters.dora import Dora as Made
-
-        kind: type[LoraSettings] = DoraSettings
-    else:
-        Made, kind = Lora, LoraSettings  # noqa: N806 - a class
+    made, kind = (Dora, DoraSettings) if config.get("use_dora") else (Lora, LoraSettings)
 
     def make(name: str) -> Make:
         settings = kind(
@@ -180,7 +176,7 @@ def _read_lora(model: Transformer, config: Config, chosen: list[Home]) -> dict[s
             dropout=config.get("lora_dropout") or 0.0,
             rank_stabilised=bool(config.get("use_rslora")),
         )
-        return lambda layer: Made(layer, settings, generator)  # type: ignore[arg-type]
+        return lambda layer: made(layer, settings, generator)
 
     return _each(chosen, make)
 
@@ -225,42 +221,30 @@ Found = list[tuple[str, Any]]  # adapters by the foreign names of their places
 
 
 def _said_lora(found: Found) -> dict[str, Any]:
-    sizes = {name: (adapter.lora_A.weight.shape[0], _alpha(adapter)) for name, adapter in found}
-    (rank, alpha), _ = Counter(sizes.values()).most_common(1)[0]
-    first = found[0][1]
+    first: Lora = found[0][1]
     return {
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {name: own for name, (own, _) in sizes.items() if own != rank},
-        "alpha_pattern": {name: own for name, (_, own) in sizes.items() if own != alpha},
+        **_sizes({name: (adapter.rank, adapter.alpha) for name, adapter in found}, "lora_alpha"),
         "lora_dropout": first.dropout.p,
         "bias": "none",
-        "use_rslora": _is_stabilised(first),
-        "use_dora": any(part.suffix == "lora_magnitude_vector" for part in first.parts()),
+        "use_rslora": first.rank_stabilised,
+        "use_dora": isinstance(first, Dora),
     }
 
 
-def _is_stabilised(adapter: Any) -> bool:
-    return bool(getattr(adapter, "rank_stabilised", False))
-
-
-def _alpha(adapter: Any) -> float:
-    rank = adapter.lora_A.weight.shape[0]
-    return _whole(adapter.scale * (rank**0.5 if _is_stabilised(adapter) else rank))
+def _sizes(sizes: dict[str, tuple[int, float]], key: str) -> dict[str, Any]:
+    """Say rank and alpha: those of most layers, and the others by name."""
+    (rank, alpha), _ = Counter(sizes.values()).most_common(1)[0]
+    return {
+        "r": rank,
+        key: _whole(alpha),
+        "rank_pattern": {name: own for name, (own, _) in sizes.items() if own != rank},
+        "alpha_pattern": {name: _whole(own) for name, (_, own) in sizes.items() if own != alpha},
+    }
 
 
 def _said_loha(found: Found) -> dict[str, Any]:
-    sizes = {
-        name: (adapter.hada_w1_b.shape[0], _whole(adapter.scale * adapter.hada_w1_b.shape[0]))
-        for name, adapter in found
-    }
-    (rank, alpha), _ = Counter(sizes.values()).most_common(1)[0]
-    return {
-        "r": rank,
-        "alpha": alpha,
-        "rank_pattern": {name: own for name, (own, _) in sizes.items() if own != rank},
-        "alpha_pattern": {name: own for name, (_, own) in sizes.items() if own != alpha},
-    }
+    ranks = {name: adapter.hada_w1_b.shape[0] for name, adapter in found}
+    return _sizes({name: (ranks[name], adapter.scale * ranks[name]) for name, adapter in found}, "alpha")
 
 
 def _said_vera(found: Found) -> dict[str, Any]:

@@ -123,10 +123,14 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Adapter))
 
 
+def stands(model: nn.Module) -> Iterator[tuple[str, "Adapter | Whole"]]:
+    """Yield all that stands in place of a module, adapters and modules trained whole, with the name of that module."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, (Adapter, Whole)))
+
+
 def is_adapted(model: nn.Module) -> bool:
     """Tell whether any surgery was done on the model that `switched_off` looks past."""
-    here = any(isinstance(module, (Adapter, Whole)) for module in model.modules())
-    return here or virtual_of(model) is not None
+    return any(stands(model)) or virtual_of(model) is not None
 
 
 def switched_off(model: Transformer) -> Transformer:
@@ -137,6 +141,11 @@ def switched_off(model: Transformer) -> Transformer:
     """
     if not is_adapted(model):
         raise ValueError("the model has no adapter; its reference must be a frozen copy")
+    return without(model)
+
+
+def without(model: Transformer) -> Transformer:
+    """Return a view of the model as it was before any surgery, which may be operated on by itself."""
     view = _without(model)
     assert isinstance(view, Transformer)
     return remove(view)

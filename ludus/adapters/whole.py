@@ -7,7 +7,6 @@ one: whoever names either trains the copy that both share.
 import copy
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -38,7 +37,7 @@ class Whole(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Compute what the copy computes, in the dtype of the original."""
         dtype = getattr(self.base, "weight", self.weight).dtype
-        if dtype == self.weight.dtype or torch.is_autocast_enabled(self.weight.device.type):
+        if dtype == self.weight.dtype:
             return self.copy(*inputs)
         narrow = {name: parameter.to(dtype) for name, parameter in self.copy.named_parameters()}
         return functional_call(self.copy, narrow, inputs)

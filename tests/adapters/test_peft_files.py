@@ -9,7 +9,15 @@ from safetensors.torch import load_file
 
 from ludus.adapters.apply import apply
 from ludus.adapters.files import load, save
-from ludus.adapters.settings import Ia3Settings, LohaSettings, LoraSettings, VeraSettings
+from ludus.adapters.settings import (
+    DoraSettings,
+    Ia3Settings,
+    LohaSettings,
+    LoraSettings,
+    PrefixSettings,
+    PromptSettings,
+    VeraSettings,
+)
 from ludus.adapters.whole import whole
 from ludus.model import exchange
 
@@ -36,6 +44,11 @@ OURS = {
     "lora": LoraSettings(rank=4),
     "lora, some": LoraSettings(rank=3, alpha=4.5, dropout=0.1, targets=["q_proj", "1.mlp.down_proj"]),
     "rslora": LoraSettings(rank=4, rank_stabilised=True),
+    "pissa": LoraSettings(rank=4, initialise="pissa"),
+    "dora": DoraSettings(rank=4),
+    "dora, some": DoraSettings(rank=3, targets=["k_proj", "up_proj"], rank_stabilised=True),
+    "prefix": PrefixSettings(tokens=5),
+    "prompt": PromptSettings(tokens=5),
     "vera": VeraSettings(rank=6),
     "vera, some": VeraSettings(rank=6, targets=["v_proj", "down_proj"], projection_seed=3),
     "loha": LohaSettings(rank=3),
@@ -57,7 +70,8 @@ def moved(model, by: float = 0.05):
 
 def both_ways(ours, theirs) -> None:
     with torch.no_grad():
-        torch.testing.assert_close(ours(ROW), theirs(ROW).logits, rtol=1e-5, atol=1e-5)
+        found = theirs(ROW).logits[:, -ROW.shape[1] :]  # PEFT's have those of a prompt's tokens as well
+        torch.testing.assert_close(ours(ROW), found, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +117,9 @@ def theirs_of(peft, kind: str, family: str):
         "excluded": peft.LoraConfig(r=3, exclude_modules=rf".*\.0\..*{attention}", **common),
         "ranks": peft.LoraConfig(r=3, rank_pattern={inner: 6}, alpha_pattern={rf"1\..*{attention}": 20}, **common),
         "rslora": peft.LoraConfig(r=4, use_rslora=True, init_lora_weights="gaussian", **common),
+        "dora": peft.LoraConfig(r=4, use_dora=True, **common),
+        "prefix": peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+        "prompt": peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
         "head": peft.LoraConfig(r=3, **{**common, "target_modules": [attention, "lm_head"]}),
         "vera": peft.VeraConfig(r=6, projection_prng_key=5, **common),
         "vera, not saved": peft.VeraConfig(r=6, save_projection=False, **common),
@@ -126,6 +143,9 @@ THEIRS = (
     "excluded",
     "ranks",
     "rslora",
+    "dora",
+    "prefix",
+    "prompt",
     "head",
     "vera",
     "vera, not saved",

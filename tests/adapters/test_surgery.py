@@ -51,7 +51,8 @@ def test_a_tied_head_under_an_adapter_learns_alone_and_is_no_longer_tied_once_me
     adapted, embedding = model(ROW), model.embed_tokens.weight.clone()
     merged = merge(model)
     torch.testing.assert_close(merged(ROW), adapted, rtol=1e-5, atol=1e-5)
-    assert torch.equal(merged.embed_tokens.weight, embedding) and not merged.shape.tied
+    assert torch.equal(merged.embed_tokens.weight, embedding)
+    assert not merged.shape.tied
 
 
 def test_a_second_adapter_is_refused(tiny):
