@@ -40,12 +40,13 @@ LEVELS = (
 
 
 class Nf4(NamedTuple):
-    """A matrix in four bits: packed codes, and its scales in eight."""
+    """A matrix in four bits: packed codes, and its scales in eight bits, or in float32 as others may have made them."""
 
     packed: Tensor  # uint8, half as many as weights, rounded up
-    scales: Tensor  # uint8, one for 64 weights
-    coarse: Tensor  # float32, one for 256 scales
-    offset: Tensor  # float32, 0-dim: the mean of the scales
+    scales: Tensor  # uint8, or float32 where they were not quantised again; one for 64 weights
+    coarse: Tensor | None  # float32, one for 256 scales
+    offset: Tensor | None  # float32, 0-dim: the mean of the scales
+    levels: Tensor | None = None  # float32, 256: what the bytes of the scales stand for, where not the usual
 
 
 def encode(weight: Tensor) -> Nf4:
@@ -66,7 +67,7 @@ def encode(weight: Tensor) -> Nf4:
 def decode(code: Nf4, shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the weights that the bytes stand for: products in float32, then rounded to `dtype`."""
     count = shape[0] * shape[1]
-    scales = dynamic.decode(code.scales, code.coarse, scale_levels(code)).add_(code.offset)
+    scales = scales_of(code)
     found = torch.empty(count + count % 2, dtype=dtype, device=code.packed.device)
     pairs, step = _pairs(found.device), PIECES.get(found.device.type, PIECE)
     scratch = found if dtype == torch.float32 else found.new_empty(min(step, len(found)), dtype=torch.float32)
@@ -89,9 +90,16 @@ def _scale(weights: Tensor, scales: Tensor) -> None:
         weights[whole * BLOCK :].mul_(scales[-1])
 
 
+def scales_of(code: Nf4) -> Tensor:
+    """Return the scale of each block in float32."""
+    if code.coarse is None or code.offset is None:
+        return code.scales
+    return dynamic.decode(code.scales, code.coarse, scale_levels(code)).add_(code.offset)
+
+
 def scale_levels(code: Nf4) -> Tensor:
     """Return what the 256 codes of the scales stand for, before their scale and offset."""
-    return dynamic.levels(device=code.scales.device)
+    return dynamic.levels(device=code.scales.device) if code.levels is None else code.levels
 
 
 def _codes(piece: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +124,7 @@ def _thresholds() -> list[float]:
     return ((table[:-1] + table[1:]) / 2).tolist()
 
 
-@lru_cache(maxsize=16)
+@dynamic.kept
 def _pairs(device: torch.device) -> Tensor:
     """Return the two levels that each byte stands for, one behind the other in a number of 64 bits."""
     table, byte = torch.tensor(LEVELS), torch.arange(256)

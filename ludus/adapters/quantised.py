@@ -58,7 +58,8 @@ class Quantised(nn.Module):
     def linear(self, x: Tensor) -> Tensor:
         """Map the last dimension, in the dtype of the surrounding autocast or else of `x`, without keeping weights."""
         kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        narrowing = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if narrowing else x.dtype
         x = x.to(dtype)
         if torch.is_grad_enabled() and x.requires_grad:
             return _Product.apply(x, self)  # type: ignore[return-value]
@@ -79,8 +80,9 @@ class Quantised(nn.Module):
         """Move, but keep the scales' dtypes: in another they would stand for other weights."""
         for name in CODES[self.kind]._fields:
             before = getattr(self, name)
-            after = fn(before)
-            setattr(self, name, after if after.dtype == before.dtype else before.to(after.device))
+            if before is not None:
+                after = fn(before)
+                setattr(self, name, after if after.dtype == before.dtype else before.to(after.device))
         if self.bias is not None:
             self.bias = fn(self.bias)
         return self
@@ -135,7 +137,7 @@ class Held(NamedTuple):
 def held(model: nn.Module) -> Held:
     """Count the weights in quantised layers, and the bytes they take."""
     layers = [module for module in model.modules() if isinstance(module, Quantised)]
-    size = sum(tensor.nbytes for layer in layers for tensor in layer.code)
+    size = sum(tensor.nbytes for layer in layers for tensor in layer.code if tensor is not None)
     return Held(sum(layer.in_features * layer.out_features for layer in layers), size)
 
 

@@ -84,7 +84,7 @@ class AdamW8bit(AdamW):
             kept = [whole[here], *(each[here] for each in codes), *(state[name][blocks] for name in SCALES)]
             for old, new in zip(kept, self._advanced(group, kept, gradients[here], state["step"]), strict=True):
                 old.copy_(new if skip is None else torch.where(skip, old, new))
-        if whole.data_ptr() != parameter.data_ptr():  # its weights do not lie in a row
+        if not parameter.is_contiguous():  # its weights do not lie in a row
             parameter.copy_(whole.view(parameter.shape))
 
     def _advanced(self, group: dict, kept: list[Tensor], gradients: Tensor, count: Tensor) -> list[Tensor]:

@@ -5,7 +5,9 @@ levels in each as in the one below. Moments of the optimizer and the scales of N
 bitsandbytes' to the bit; how levels are chosen for weights is not here.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,8 +19,23 @@ STEPS = 65535
 PIECE = 1 << 22  # values encoded at a time, which bounds what is needed beside the result
 PIECES = {"cpu": 1 << 17}  # where they should stay in the cache meanwhile
 
+Asked = ParamSpec("Asked")
+Table = TypeVar("Table")
 
-@lru_cache(maxsize=16)
+
+def kept(make: Callable[Asked, Table]) -> Callable[Asked, Table]:
+    """Make each table once; where tensors are made without content, as in planning, anew each time."""
+    once = lru_cache(maxsize=16)(make)
+
+    @wraps(make)
+    def found(*args: Asked.args, **kwargs: Asked.kwargs) -> Table:
+        real = type(torch.empty(0)) is Tensor
+        return once(*args, **kwargs) if real else make(*args, **kwargs)
+
+    return found
+
+
+@kept
 def levels(signed: bool = True, device: torch.device | str = "cpu") -> Tensor:
     """Return the 256 levels, ascending, in float32; the signed ones are symmetric but for 1, which has no opposite."""
     found = [torch.tensor([0.0, 1.0])]
@@ -83,14 +100,14 @@ def _middles(signed: bool) -> Tensor:
     return (table[:-1] + table[1:]) / 2
 
 
-@lru_cache(maxsize=16)
+@kept
 def _of_steps(signed: bool, device: torch.device) -> Tensor:
     """Return the code of the level nearest to each step of the grid."""
     grid = torch.arange(STEPS + 1) / STEPS * 2 - 1
     return torch.bucketize(grid, _middles(signed)).to(device=device, dtype=torch.uint8)
 
 
-@lru_cache(maxsize=16)
+@kept
 def _by_upper_half(signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return, for each upper half of a float, the least code of floats with it, and what those of the next exceed."""
     upper = torch.arange(1 << 16, dtype=torch.int32) << 16
