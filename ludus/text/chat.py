@@ -10,7 +10,6 @@ say itself is learned: from where a served prompt ends to the token that ends th
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from inspect import signature
 from typing import Any, Literal, TypeAlias
 
 from ludus.base.errors import ConfigError, DataError, nearest
@@ -22,7 +21,6 @@ from ludus.text.words import Words, stripped, words_of
 Message: TypeAlias = Mapping[str, Any]  # role, content and, where its loss is switched, weight: 0 or 1
 Learn: TypeAlias = Literal["all", "last"] | Collection[str]
 KEYS = ("role", "content", "weight")
-_WITHIN: dict[str, Any] = {"beginning": False} if "beginning" in signature(Tokenizer.encode).parameters else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ def render_batch(
 
 def encode_content(tokenizer: Tokenizer, content: str) -> list[int]:
     """Encode what stands within a text: no special tokens, and no space that only a text's beginning has."""
-    return tokenizer.encode(content, **_WITHIN)
+    return tokenizer.encode(content, beginning=False)
 
 
 def encode_contents(tokenizer: Tokenizer, contents: list[str]) -> list[list[int]]:

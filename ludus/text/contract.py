@@ -125,6 +125,8 @@ def _elsewhere(tokenizer: Tokenizer, messages: Sequence[Message], learn: Learn) 
             "where contents meet the template's words, software that encodes both together gets other tokens; "
             "ludus serves as it trains"
         )
+    if tokenizer.bos not in tokenizer.ends and all(tokenizer.bos not in turn.before for turn in frame.turns):
+        yield f"the template does not begin with {tokenizer.bos_token}, as the texts of pretraining may have done"
     answers = [index for index, role in enumerate(roles) if role == "assistant"]
     if learn != "last" and any(_changes(tokenizer, roles, index) for index in answers[:-1]):
         yield (
@@ -170,9 +172,6 @@ def _changes(tokenizer: Tokenizer, roles: tuple[str, ...], index: int) -> bool:
 def _of_template(tokenizer: Tokenizer) -> Iterator[str]:
     if "strftime_now" in (tokenizer.template or ""):
         yield f"the template shows a date; it is always {today():%d %B %Y} here ({DATE} sets another)"
-    opening = frame_of(tokenizer, ("user", "assistant")).turns[0].before
-    if tokenizer.bos not in tokenizer.ends and tokenizer.bos not in opening:
-        yield f"the template does not begin with {tokenizer.bos_token}, as the texts of pretraining may have done"
 
 
 def strips(tokenizer: Tokenizer, chats: Sequence[Chat]) -> Counter[str]:

@@ -59,9 +59,19 @@ class Findings:
     fatal: list[str] = field(default_factory=list)
 
     @property
+    def bins(self) -> list[tuple[int, int, int]]:
+        """Return how many examples have from how many to how many tokens, in powers of two."""
+        return list(_bins(self.lengths))
+
+    @property
     def histogram(self) -> list[str]:
-        """Return lines with how many examples have how many tokens, in powers of two, and where the context ends."""
-        return list(_histogram(self.lengths, self.context))
+        """Return the bins as lines with bars."""
+        most = max((count for _, _, count in self.bins), default=1)
+        return [
+            f"{low:>7,} to {high:>7,} tokens  {count:>9,}  {'█' * -(-BAR * count // most)}"
+            + ("  longer than the context" if low > self.context + 1 else "")
+            for low, high, count in self.bins
+        ]
 
     @property
     def lines(self) -> list[str]:
@@ -194,14 +204,11 @@ def _lengths(chats: Sequence[Chat], tokenizer: Tokenizer, found: Findings, learn
         found.fatal.append("there are no examples")
 
 
-def _histogram(lengths: np.ndarray, context: int) -> Iterator[str]:
+def _bins(lengths: np.ndarray) -> Iterator[tuple[int, int, int]]:
     if not len(lengths):
         return
-    edges = [0, *(2**power for power in range(4, int(lengths.max()).bit_length() + 1))]
-    counts = [int(((lengths >= low) & (lengths < high)).sum()) for low, high in pairwise(edges)]
-    used = [index for index, count in enumerate(counts) if count]
+    edges = [0, *(2**power for power in range(4, max(int(lengths.max()).bit_length(), 4) + 1))]
+    counts = np.histogram(lengths, edges)[0]
+    used = np.flatnonzero(counts)
     for index in range(used[0], used[-1] + 1):
-        low, high = edges[index], edges[index + 1] - 1
-        bar = "█" * -(-BAR * counts[index] // max(counts))
-        beyond = "  longer than the context" if low > context + 1 else ""
-        yield f"{low:>7,} to {high:>7,} tokens  {counts[index]:>9,}  {bar}{beyond}"
+        yield edges[index], edges[index + 1] - 1, int(counts[index])
