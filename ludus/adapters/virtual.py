@@ -92,10 +92,10 @@ class Preceded(Coat):
             ConfigError: the tokens and the virtual ones are more than the positions that the model has learned.
         """
         count, time = self.virtual.count, tokens.shape[1]
-        if cache is None and self.shape.position == "learned" and time + count > self.shape.context:
+        if cache is None and self.shape.position == "learned" and time > (most := room(self)):  # type: ignore[arg-type]
             raise ConfigError(
                 f"{time} tokens in a row after {count} virtual ones, and the model has learned {self.shape.context} "
-                "positions; give it shorter rows, or the adapter fewer tokens"
+                f"positions; give it rows of at most {most} (data.context), or the adapter fewer tokens (adapter.tokens)"
             )
         positions = None if positions is None else positions + count
         where = {"positions": positions, "documents": documents, "shared": shared, "cache": cache}
@@ -198,6 +198,13 @@ def check_room(model: Transformer, count: int) -> None:
             f"{count} virtual tokens leave no room in the {model.shape.context} positions that the model has learned; "
             "set adapter.tokens lower"
         )
+
+
+def room(model: Transformer) -> int:
+    """Return how many tokens of text fit into a model's context: virtual tokens take up positions that were learned."""
+    virtual = virtual_of(model)
+    taken = virtual.count if virtual is not None and model.shape.position == "learned" else 0
+    return model.shape.context - taken
 
 
 def virtual_of(model: nn.Module) -> Virtual | None:

@@ -87,6 +87,11 @@ def test_it_starts_as_the_keys_and_values_of_real_tokens(tiny):
     torch.testing.assert_close(model(ROW), tiny()(torch.cat((tokens, ROW), dim=1))[:, 6:], **CLOSE)
 
 
+def test_a_network_changes_little_of_where_it_starts(tiny):
+    table, start = (prefix(tiny(), PrefixSettings(tokens=6, projection=n), seed=2).virtual.table() for n in (9, 0))
+    assert 0 < (table - start).norm() < 0.1 * start.norm()
+
+
 @torch.no_grad()
 def test_a_network_that_makes_it_is_folded_into_the_same_prefix(tiny):
     model = disturbed(prefix(tiny(), PrefixSettings(tokens=6, projection=9), seed=2))

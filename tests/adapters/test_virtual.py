@@ -186,6 +186,7 @@ def test_a_text_as_long_as_the_context_sees_all_virtual_tokens_through_a_cache(a
 
 def test_learned_positions_count_the_virtual_tokens(adapt, tiny):
     model = adapt(tiny(context=12, position="learned"))
+    assert (virtual.room(model), virtual.room(tiny(context=12)), virtual.room(adapt(tiny(context=12)))) == (7, 12, 12)
     assert model(torch.zeros(1, 7, dtype=torch.long)).isfinite().all()
     with pytest.raises(ConfigError, match="8 tokens in a row after 5 virtual ones, and the model has learned 12"):
         model(torch.zeros(1, 8, dtype=torch.long))
