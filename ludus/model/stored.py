@@ -9,7 +9,6 @@ import ctypes
 import json
 import mmap
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -89,10 +88,10 @@ def _unpickled(file: Path) -> Iterator[tuple[str, Tensor]]:
             raise CheckpointError(f"{file} is refused: it is no archive of PyTorch's, as since version 1.6; {advice}")
     try:
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(f"{file} is refused: it holds more than tensors; {advice}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as problem:
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+    except Exception as problem:  # the reader's own refusal, or whatever a damaged archive brings about
+        if type(problem).__name__ == "UnpicklingError":
+            raise CheckpointError(f"{file} is refused: it holds more than tensors; {advice}") from None
+        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
         raise CheckpointError(f"{file} cannot be read: {reason}; restore it") from None
     strange = [] if isinstance(found, Mapping) else [f"a {type(found).__name__}"]
     strange = strange or [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
