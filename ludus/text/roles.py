@@ -33,27 +33,35 @@ _ANSWER = "\ue000answer\ue001"
 class Roles:
     """The special tokens by what they are for, the chat template, and the configuration they were read from.
 
-    `named` holds `bos_token`, `eos_token` and `pad_token` as they were given, `stops` what else ends a text, and
-    `specials` the tokens that may close a turn; `closes` is the one that does, where that is known already.
+    `named` holds `bos_token`, `eos_token` and `pad_token` as they were given, `derived` those that the model's ids or
+    the format say instead; `stops` are what else ends a text, `specials` the tokens that may close a turn, and `closes`
+    is the one that does, where that is known already.
     """
 
     named: dict[str, str] = field(default_factory=dict)
+    derived: dict[str, str] = field(default_factory=dict)
     stops: tuple[str, ...] = ()
     template: str | None = None
     specials: tuple[str, ...] = ()
     closes: str | None = None
     configuration: dict[str, Any] = field(default_factory=dict)
 
+    def token(self, name: str) -> str | None:
+        """Return the token of a name such as `bos_token`; None where nothing says one."""
+        return self.named.get(name) or self.derived.get(name)
+
     @cached_property
     def end(self) -> str | None:
         """Return the token that closes a turn, else the one that ends a text. Renders the template, once."""
-        closing = self.closes or (_closing(self.template, self.specials, self.named) if self.template else None)
-        return closing or self.named.get("eos_token")
+        if self.closes or not self.template:
+            return self.closes or self.token("eos_token")
+        names = {name: self.token(name) or "" for name in NAMES}
+        return _closing(self.template, self.specials, names) or self.token("eos_token")
 
     @property
     def ends(self) -> tuple[str, ...]:
         """Return all tokens that end a text, `end` first."""
-        every = (self.end, self.named.get("eos_token"), *self.stops)
+        every = (self.end, self.token("eos_token"), *self.stops)
         return tuple(dict.fromkeys(token for token in every if token))
 
 
@@ -87,16 +95,21 @@ def roles_of(
     ids = configuration.get("ids") or {}
     named = {name: token for name in NAMES if (token := _text(configuration.get(name))) in everything}
     stops = [by_id[index] for index in _listed(ids.get("eos_token_id")) if index in by_id]
+    stops += [token for token in (configuration.get("ludus") or {}).get("ends", ()) if token in everything]
+    derived: dict[str, str] = {}
     for name in NAMES:
         given = [by_id[index] for index in _listed(ids.get(f"{name}_id")) if index in by_id]
-        fallback = format_.get(name) or (given[0] if given else _well_known(name, specials))
-        if name not in named and fallback:
-            named[name] = fallback
+        found = format_.get(name) or (given[0] if given else None) or (None if named else _well_known(name, specials))
+        if name not in named and found:
+            derived[name] = found
+    if not named:  # nobody said anything, so what is known is said from now on
+        named, derived = derived, {}
     template = _template(configuration) or _own_template(configuration, specials)
-    closing = (*specials, *(token for token in (named.get("eos_token"),) if token and token not in specials))
+    eos = named.get("eos_token") or derived.get("eos_token")
+    closing = tuple(dict.fromkeys([*specials, *([eos] if eos else [])]))
     kept = {key: value for key, value in configuration.items() if key not in ("ids", "added_tokens", "chat_template")}
-    closes = named.get("eos_token") if template in NEEDED else None  # ours close turns with that
-    return Roles(named, tuple(stops), template, closing, closes, kept)
+    closes = eos if template in NEEDED else None  # ours close turns with that
+    return Roles(named, derived, tuple(stops), template, closing, closes, kept)
 
 
 def _listed(value: Any) -> list[int]:
@@ -137,9 +150,8 @@ def _closing(template: str, specials: Collection[str], named: Mapping[str, str])
     from ludus.text.templates import OURS  # which needs the tokenizer, and so this
 
     messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
-    names = {name: named.get(name, "") for name in NAMES}
     try:
-        text = render_text(template, messages, generation_prompt=False, tokens=names, trusted=template in OURS)
+        text = render_text(template, messages, generation_prompt=False, tokens=named, trusted=template in OURS)
     except DataError:
         return None
     after = text.partition(_ANSWER)[2]

@@ -20,13 +20,24 @@ from ludus.base.files import atomic_write, sha256_text, write_json
 from ludus.text import vocabularies
 from ludus.text.alphabet import ESCAPE, escapes_spaces, special_tokens, token_table, vocabulary, writes_all_bytes
 from ludus.text.encoder import Encoder
+from ludus.text.ranks import FLAGS
 from ludus.text.roles import Roles, configuration_of, roles_of
 from ludus.text.template import BOS, END, PAD, TEMPLATE
 
 _INVALID = re.compile("([\udc80-\udcff]+)")
 _INVALID_OR_ESCAPE = re.compile(f"([\udc80-\udcff{ESCAPE}]+)")
+_BRACKETED = re.compile(r"<.+>|\[.+\]")
 # What of another tokenizer's configuration is not ours to pass on: classes and code, and what is written anew.
-_LEFT_OUT = ("auto_map", "tokenizer_class", "tokenizer_file", "vocab_file", "name_or_path", "backend", "is_local")
+_LEFT_OUT = (
+    "auto_map",
+    "tokenizer_class",
+    "tokenizer_file",
+    "vocab_file",
+    "name_or_path",
+    "backend",
+    "is_local",
+    "ludus",
+)
 
 
 class Tokenizer:
@@ -51,10 +62,11 @@ class Tokenizer:
     ) -> None:
         self.definition = definition
         content = json.loads(definition)
-        self._table = token_table(content)
-        self.special_ids: dict[str, int] = special_tokens(content)
         roles = roles or Roles({"bos_token": bos, "eos_token": end, "pad_token": pad}, template=template, closes=end)
         self._roles, self.template = roles, roles.template
+        _mark(content, roles)
+        self._table = token_table(content)
+        self.special_ids: dict[str, int] = special_tokens(content)
         self._ids = vocabulary(content) | {token["content"]: token["id"] for token in content["added_tokens"]}
         self.hash = sha256_text(definition)
         self.name = name or f"tokenizer-{self.hash[:8]}"
@@ -83,12 +95,12 @@ class Tokenizer:
     @property
     def bos_token(self) -> str:
         """Return the token that begins a text: the one that ends it, where there is no other."""
-        return self._roles.named.get("bos_token") or self.end_token
+        return self._roles.token("bos_token") or self._roles.token("eos_token") or self.end_token
 
     @property
     def pad_token(self) -> str:
         """Return the token that fills rows up: the one that ends a text, where there is no other."""
-        return self._roles.named.get("pad_token") or self.end_token
+        return self._roles.token("pad_token") or self._roles.token("eos_token") or self.end_token
 
     @property
     def end(self) -> int:
@@ -187,8 +199,9 @@ class Tokenizer:
         if self.template is not None:
             atomic_write(folder / "chat_template.jinja", self.template)
             configuration["chat_template"] = self.template
-        if self.ancestors:
-            configuration["ludus"] = {"extends": list(self.ancestors)}
+        own = {"extends": list(self.ancestors), "ends": list(self._roles.ends[1:])}
+        if any(own.values()):
+            configuration["ludus"] = own
         write_json(folder / "tokenizer_config.json", configuration)
 
     def encode(self, text: str | bytes, *, beginning: bool = True) -> list[int]:
@@ -287,6 +300,14 @@ class Tokenizer:
     def token_bytes(self) -> np.ndarray:
         """Return the number of bytes each token stands for, by id; 0 for special tokens."""
         return np.array([len(entry) for entry in self._table], np.int64)
+
+
+def _mark(content: dict[str, Any], roles: Roles) -> None:
+    """Call those words special that a configuration names as such, though `tokenizer.json` does not."""
+    words, there = vocabulary(content), {token["content"] for token in content["added_tokens"]}
+    for token in dict.fromkeys([*roles.named.values(), *roles.derived.values(), *roles.stops]):
+        if token in words and token not in there and _BRACKETED.fullmatch(token):
+            content["added_tokens"].append({"id": words[token], "content": token} | FLAGS)
 
 
 def _with_specials(definition: str, missing: Sequence[str]) -> str:
