@@ -23,7 +23,8 @@ from ludus.model.transformer import Transformer
 FILE = "merge.json"
 ROWS, TIME = 4, 64  # of random tokens
 Certificate = dict[str, Any]
-# Of the largest logit. Float32 loses some of its last digits over the layers; bfloat16 keeps 8 bits of each weight.
+# Of the largest logit. Float32 loses some of its last digits over the layers. Rounding alone costs models of 2 to 8
+# layers with random weights 1 to 2 % in bfloat16, which keeps 8 bits of each.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 
 
@@ -53,7 +54,10 @@ def merge_certificate(
     }
     stored = dtype or model.embed_tokens.weight.dtype
     with _evaluating(model):
-        adapted = model(tokens)
+        with (
+            torch.enable_grad()
+        ):  # without gradients adapters fold themselves, which would compare a merge with a merge
+            adapted = model(tokens).detach()
         exact = _differences(adapted, merge(model, torch.float32)(tokens))
         for parameter in model.parameters():
             parameter.data = parameter.data.to(stored).float()
