@@ -25,6 +25,7 @@ class Dora(Lora):
         weight = dense_weight(base).to(self.lora_A.weight.dtype)
         self.register_buffer("squares", weight.square().sum(dim=1), persistent=False)
         self.lora_magnitude_vector = nn.Parameter(torch.linalg.vector_norm(weight, dim=1))
+        self._known: tuple[tuple[int, ...], Tensor] | None = None  # lengths of rows, and the factors they belong to
 
     def spelled_out(self, x: Tensor) -> Tensor:
         """Compute the same by the formula, without making the weights; what is dropped is dropped for both terms."""
@@ -37,7 +38,23 @@ class Dora(Lora):
         return (out + (scales - 1) * plain + scales * self.change(entering) * self.scale).to(out.dtype)
 
     def norms(self) -> Tensor:
-        """Return the length of each row of W + scale B A."""
+        """Return the length of each row of W + scale B A; worked out once for factors that stay as they are."""
+        packed = type(self.lora_A) is not nn.Linear  # by a copy that draws tokens and is never updated
+        factors = () if packed else (self.lora_A.weight, self.lora_B.weight)
+        state = tuple(number for each in factors for number in (each.data_ptr(), each._version))
+        if self._known is None or not (packed or self._known[0] == state):
+            self._known = state, self._norms()
+        return self._known[1]
+
+    def __copy__(self) -> "Dora":
+        """Copy it with the lengths known: a copy may be packed, and then its weights can no longer be read."""
+        with torch.no_grad(), torch.autocast(self.squares.device.type, enabled=False):
+            self.norms()
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def _norms(self) -> Tensor:
         A, B = self.lora_A.weight, self.lora_B.weight * self.scale  # noqa: N806 - the field's names
         if self.start_A is not None and self.start_B is not None:
             A, B = torch.cat((A, self.start_A)), torch.cat((B, self.start_B * -self.scale), dim=1)  # noqa: N806

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ludus.adapters.lowrank import Fixed, LowRank, multiply
 from ludus.adapters.settings import LoraSettings
-from ludus.adapters.surgery import LINEAR, Adapter, Part, dense_weight, replace
+from ludus.adapters.surgery import LINEAR, Adapter, Part, dense_weight, fitting, replace
 from ludus.base.seeds import derive_seed
 from ludus.model.norms import narrowed
 from ludus.model.transformer import Transformer
@@ -105,12 +105,8 @@ class Lora(Adapter):
         return None
 
     def _fitting(self, x: Tensor) -> Tensor:
-        """Bring x to the dtype of the factors, where nothing else does."""
-        kind, weight = x.device.type, getattr(self.lora_A, "weight", None)
-        plain = type(self.lora_A) is nn.Linear and isinstance(weight, Tensor)
-        if not plain or (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-            return x
-        return x.to(weight.dtype)
+        """Bring x to the dtype of the factors; those packed to draw tokens do it themselves."""
+        return fitting(x, self.lora_A.weight) if type(self.lora_A) is nn.Linear else x
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Make room for what a change began with, where a state has it."""
@@ -158,4 +154,5 @@ def _wider(weight: Tensor) -> Tensor:
 def _undrawn(inputs: int, outputs: int, like: Tensor) -> nn.Linear:
     """Make a linear layer without drawing its weights, which would disturb the global generator."""
     layer = nn.Linear(inputs, outputs, bias=False, device="meta", dtype=like.dtype)
-    return layer.to_empty(device=like.device)
+    layer.weight = nn.Parameter(torch.empty_like(layer.weight, device=like.device))
+    return layer

@@ -34,7 +34,7 @@ class LowRank:
 
     def __call__(self, x: Tensor, learned: Sequence[Tensor]) -> Tensor:
         """Map the last dimension."""
-        bias = None if self.base.bias is None else self.base.bias.to(x.dtype)  # type: ignore[operator,union-attr]
+        bias = self._bias(x.dtype)
         if self.folds(x):
             weight, _ = self._folded(learned, x.dtype)
             return F.linear(x, weight, bias)
@@ -91,6 +91,10 @@ class LowRank:
 
     def _frozen(self, dtype: torch.dtype) -> Tensor:
         return self.base.weight.to(dtype) if isinstance(self.base, nn.Linear) else self.base.dense(dtype)  # type: ignore[operator]
+
+    def _bias(self, dtype: torch.dtype) -> Tensor | None:
+        bias: Any = self.base.bias
+        return None if bias is None else bias.to(dtype)
 
     def _factors(self, learned: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return A and scale B, and below and beside them those that the change began with."""

@@ -113,7 +113,7 @@ class _Lean(torch.autograd.Function):
         arrived, found = None, []
         for slope, output, (product, own) in zip(slopes, kept, inward, strict=False):
             of_x, gradients = product.back(slope, x, output, own, ctx.needs_input_grad[2])
-            arrived = of_x if arrived is None else arrived + of_x
+            arrived = of_x if arrived is None or of_x is None else arrived + of_x
             found += gradients
         return None, None, arrived, *found, *last
 

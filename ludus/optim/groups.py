@@ -56,7 +56,8 @@ class Optimizer:
         found: dict[str, float] = {}
         for group, _ in self.peaks:
             for role in group["roles"]:
-                found[role] = min(found.get(role, group["lr"]), group["lr"])
+                if role not in found or group["lr"] < found[role]:
+                    found[role] = group["lr"]
         return found
 
     def parameters_by_role(self) -> dict[str, list[Tensor]]:
