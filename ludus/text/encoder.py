@@ -24,6 +24,7 @@ from ludus.text.alphabet import (
     vocabulary,
 )
 from ludus.text.charsmap import Charsmap
+from ludus.text.unigram import Lattice
 
 
 class Encoder:
@@ -46,16 +47,22 @@ class Encoder:
         self._first = _built(bare) if self.prefix == "file" else self._inner
         self.characters = _characters(content)
         self._unknown, self._bytes = _fallback(content)
+        whole = isinstance(content["model"]["vocab"], list) and not content["pre_tokenizer"]
+        self._lattice = Lattice(content) if whole else None
         self.opening: list[int] = self.encode(" ", beginning=False) if self.prefix else []
 
     def encode(self, text: str, *, beginning: bool) -> list[int]:
         """Return the ids of a text. Raises `TypeError` for one that UTF-8 cannot hold."""
         rust = self._first if beginning else self._inner
         begun = self._begun(text) if beginning else text
+        if self._lattice is not None:
+            return self._lattice.encode(rust.normalizer.normalize_str(self._normalized(begun)))
         return self._ids(rust.encode(self._normalized(begun), add_special_tokens=False))
 
     def batch(self, texts: Sequence[str], *, beginning: bool) -> Iterable[Sequence[int]]:
         """Encode many texts on all cores. Raises `TypeError` where one is bytes, or no UTF-8."""
+        if self._lattice is not None:
+            return (self.encode(text, beginning=beginning) for text in texts)
         rust = self._first if beginning else self._inner
         begun = [self._begun(text) for text in texts] if beginning and self.prefix else texts
         begun = [self._normalized(text) for text in begun] if self._tables else begun

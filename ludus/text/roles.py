@@ -106,7 +106,7 @@ def roles_of(
         named, derived = derived, {}
     template = _template(configuration) or _own_template(configuration, specials)
     eos = named.get("eos_token") or derived.get("eos_token")
-    closing = tuple(dict.fromkeys([*specials, *([eos] if eos else [])]))
+    closing = (*specials, eos) if eos and eos not in specials else tuple(specials)
     kept = {key: value for key, value in configuration.items() if key not in ("ids", "added_tokens", "chat_template")}
     closes = eos if template in NEEDED else None  # ours close turns with that
     return Roles(named, derived, tuple(stops), template, closing, closes, kept)
