@@ -95,7 +95,7 @@ class Preceded(Coat):
         if cache is None and self.shape.position == "learned" and time > (most := room(self)):  # type: ignore[arg-type]
             raise ConfigError(
                 f"{time} tokens in a row after {count} virtual ones, and the model has learned {self.shape.context} "
-                f"positions; give it rows of at most {most} (data.context), or the adapter fewer tokens (adapter.tokens)"
+                f"positions; give it rows of at most {most} (data.context), or set adapter.tokens lower"
             )
         positions = None if positions is None else positions + count
         where = {"positions": positions, "documents": documents, "shared": shared, "cache": cache}
