@@ -34,9 +34,10 @@ class Loha(Adapter):
             setattr(self, name, nn.Parameter(factor.to(device_of(base))))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x through the changed layer: in one product where the frozen weight can be read."""
+        """Map x through the changed layer: in one product in float32; bfloat16 would round small changes away."""
         change = _Hadamard.apply(self.scale, *self._factors())
-        if type(self.base) is nn.Linear and self.base.weight.dtype == change.dtype:
+        narrow = torch.is_autocast_enabled(x.device.type)
+        if type(self.base) is nn.Linear and self.base.weight.dtype == change.dtype and not narrow:
             return F.linear(fitting(x, change), self.base.weight + change, self.base.bias)
         found = self.base(x)
         return found + F.linear(fitting(x, change), change).to(found.dtype)

@@ -35,9 +35,10 @@ class Vera(Adapter):
     def __init__(self, base: nn.Module, settings: VeraSettings, projection: Projection) -> None:
         super().__init__()
         self.base, self.projection, self.row = base, projection, 0
+        self.size: tuple[int, int] = base.out_features, base.in_features  # type: ignore[assignment]
         self.seed, self.initial = settings.projection_seed, settings.initial
         rank, device = projection.A.shape[0], device_of(base)
-        self.vera_lambda_b = nn.Parameter(torch.zeros(base.out_features, device=device))  # type: ignore[arg-type]
+        self.vera_lambda_b = nn.Parameter(torch.zeros(self.size[0], device=device))
         self.vera_lambda_d = nn.Parameter(torch.full((rank,), settings.initial, device=device))
         self.dropout = nn.Dropout(settings.dropout)
 
@@ -63,8 +64,7 @@ class Vera(Adapter):
         self.row = row
 
     def _matrices(self) -> tuple[Tensor, Tensor]:
-        inputs: int = self.base.in_features  # type: ignore[assignment]
-        outputs: int = self.base.out_features  # type: ignore[assignment]
+        outputs, inputs = self.size
         return self.projection.A[:, :inputs], self.projection.B[self.row : self.row + outputs]
 
 
