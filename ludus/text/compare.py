@@ -21,8 +21,8 @@ _GPT2_ADDRESS = "https://openaipublic.blob.core.windows.net/encodings/r50k_base.
 def report(tokenizer: Tokenizer, text: str, others: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return a row each {name, tokens, bytes_per_token, vocabulary}: this tokenizer, the others, GPT-2, characters.
 
-    `others` are paths of `tokenizer.json` files, folders with one, or GPT-2's rank file. Raises `DataError` for a path
-    that is none of these, and for an empty text.
+    `others` are paths of tokenizers in any format that `Tokenizer.load` reads, or names on the hub. Raises `DataError`
+    for a path that is none of these, and for an empty text.
     """
     if not text:
         raise DataError("there is no text to compare vocabularies on")
@@ -43,7 +43,7 @@ def _count(path: Path, text: str) -> tuple[str, int, int]:
         return _count_ranks(path, text)
     other = Tokenizer.load(path)
     name = path.name if path.is_dir() else path.parent.name or path.name
-    own = int((other.token_bytes() > 0).sum())  # without the special tokens that loading adds
+    own = int((other.token_bytes() > 0).sum())  # without special tokens
     return name, len(other.encode(text)), own
 
 

@@ -20,8 +20,8 @@ class TokenizerSettings(Settings):
     )
     path: str | None = Field(
         None,
-        description="an existing tokenizer instead of training one: tokenizer.json or a folder with one, GPT-2's rank "
-        "file (*.tiktoken), or a name on the Hugging Face hub (gpt2)",
+        description="an existing tokenizer instead of training one: a model's folder, tokenizer.json, a SentencePiece "
+        "model, a rank file (*.tiktoken), or a name on the Hugging Face hub (gpt2)",
     )
     sample_bytes: int = Field(
         200_000_000,
@@ -30,5 +30,6 @@ class TokenizerSettings(Settings):
         json_schema_extra={"unit": "bytes"},
     )
     compare: list[str] = Field(
-        [], description="other vocabularies to compare with: tokenizer.json files, or GPT-2's rank file (*.tiktoken)"
+        [],
+        description="other vocabularies to compare with: tokenizer.json files, SentencePiece models, rank files",
     )

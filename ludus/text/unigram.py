@@ -13,7 +13,7 @@ _UNKNOWN_PENALTY = 10.0
 
 
 class Lattice:
-    """Cuts normalized text into pieces; what none covers becomes bytes where there are pieces for them, else unknown."""
+    """Cuts normalized text into pieces; what none covers becomes bytes where pieces stand for them, else unknown."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         model = content["model"]
