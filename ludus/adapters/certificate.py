@@ -14,9 +14,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ludus.adapters.files import quantised_as
+from ludus.adapters.identity import weight_hashes
 from ludus.adapters.surgery import merge, stands
 from ludus.base.errors import CheckpointError
-from ludus.base.files import sha256_file
 from ludus.model.architecture import Architecture
 from ludus.model.transformer import Transformer
 
@@ -71,8 +71,8 @@ def merge_certificate(
         "tokens": tokens.numel(),
         "float32": exact,
         **found,
-        "adapter_sha256": _hashes(adapter),
-        "base_sha256": _hashes(base),
+        "adapter_sha256": None if adapter is None else weight_hashes(adapter),
+        "base_sha256": None if base is None else weight_hashes(base),
     }
 
 
@@ -116,11 +116,3 @@ def _evaluating(model: Transformer) -> Iterator[None]:
     finally:
         model.train(training)
         model.precision = precision
-
-
-def _hashes(folder: Path | None) -> dict[str, str] | None:
-    """Return the hash of each file of weights in a folder, or of a file."""
-    if folder is None:
-        return None
-    files = [folder] if folder.is_file() else sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    return {file.name: sha256_file(file) for file in files}

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ludus.adapters import virtual
+from ludus.adapters.identity import KEY, weight_hashes
 from ludus.adapters.initialise import as_saved
 from ludus.adapters.peft_config import VIRTUAL, config_of, makers, saved_whole
 from ludus.adapters.peft_names import homes, places, weight_places
@@ -64,7 +65,7 @@ def save(
     """Write the adapter of a model, of any kind, replacing the folder in one step.
 
     `base` is where the model under it lies, `base_revision` the commit of a model from the hub. `facts` about its
-    making go into `ludus.json`, beside the size of the vocabulary and how the base was quantised.
+    making go into `ludus.json`, beside the size of the vocabulary, how the base was quantised, and its hash.
 
     Raises:
         ConfigError: the layout of this family has no place for the adapter.
@@ -82,8 +83,7 @@ def save(
     with folder_in_progress(folder) as temp:
         write_json(temp / CONFIG, config)
         write_tensors(tensors, temp / WEIGHTS)
-        own = {"vocabulary": model.shape.vocabulary, **quantised_as(model)}
-        write_json(temp / FACTS, {**own, **(facts or {})})
+        write_json(temp / FACTS, {**_facts(model, base), **(facts or {})})
         if tokenizer is not None:
             tokenizer.save(temp)
 
@@ -114,6 +114,12 @@ def load(model: Transformer, folder: Path | str) -> Transformer:
     _put_whole(model, tensors, config, folder)
     _fill([*slots, *_whole_slots(model)], tensors, folder)
     return model
+
+
+def _facts(model: Transformer, base: str) -> dict[str, Any]:
+    place = Path(base)
+    known = {KEY: weight_hashes(place)} if base and place.exists() else {}
+    return {"vocabulary": model.shape.vocabulary, **quantised_as(model), **known}
 
 
 def quantised_as(model: Transformer) -> dict[str, Any]:

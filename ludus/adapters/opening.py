@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ludus.adapters import files
+from ludus.adapters.identity import refuse_another
 from ludus.adapters.quantised import quantiser
 from ludus.base.errors import ConfigError, RunError
 from ludus.model import exchange
@@ -38,6 +39,7 @@ def open_model(
     adapter = folder if (folder / files.CONFIG).is_file() else None
     if adapter is not None:
         folder = base_of(adapter, base).folder
+        refuse_another(adapter, files.recorded(adapter), folder)
     model = exchange.load(folder, dtype, device=device, linear=_quantiser(quantise, adapter))
     return model if adapter is None else files.load(model, adapter)
 

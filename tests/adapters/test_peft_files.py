@@ -170,6 +170,15 @@ def test_an_adapter_peft_saved_computes_the_same_here(base, tmp_path, family: st
     both_ways(ours, theirs)
 
 
+@pytest.mark.parametrize("switches", [{"windows": (8, 8)}, {"attention_bias": True}], ids=["mistral", "qwen2"])
+def test_relatives_of_llama_go_the_same_way(tiny, tmp_path, switches: dict):
+    peft = pytest.importorskip("peft")
+    exchange.save(tiny(**switches), tmp_path / "base")
+    model = moved(apply(tiny(**switches), LoraSettings(rank=2), seed=0))
+    save(model, tmp_path / "adapter", base=str(tmp_path / "base"))
+    both_ways(model, peft.PeftModel.from_pretrained(foreign(tmp_path / "base"), tmp_path / "adapter").eval())
+
+
 @pytest.mark.parametrize("also", [["embed_tokens"], ["lm_head"], ["norm", "1.input_layernorm"], ["1.mlp.up_proj"]])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_modules_trained_whole_load_in_peft(base, tiny, tmp_path, family: str, also: list[str]):

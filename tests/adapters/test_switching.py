@@ -99,6 +99,16 @@ def test_a_base_that_has_moved_is_asked_for(tiny, stage, tmp_path):
         newest_adapter(tmp_path / "elsewhere")
 
 
+def test_a_base_with_other_weights_is_refused(tiny, stage, tmp_path):
+    exchange.save(tiny(seed=5), tmp_path / "base")
+    with pytest.raises(CheckpointError, match="was trained on other weights") as caught:
+        open_model(newest_adapter(stage))
+    assert "\n" not in str(caught.value)
+    exchange.save(tiny(seed=5), tmp_path / "third")
+    with pytest.raises(CheckpointError, match="other weights"):
+        open_model(newest_adapter(stage), base=tmp_path / "third")
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("initialise", ["zero", "loftq"])
 def test_a_base_opens_quantised_as_it_was_while_the_adapter_learned(tiny, tmp_path, initialise: str):
