@@ -18,6 +18,7 @@ BLOCK = 64
 SCALES = dynamic.BLOCK  # scales that share a float
 PIECE = 1 << 22  # weights at a time, which bounds what is needed beside the result
 PIECES = {"cpu": 1 << 18}  # where they should stay in the cache meanwhile
+MANY_THREADS = 6  # looking up rows of two shares its work out among threads, but takes five times the work
 # Quantiles of the normal distribution, scaled to [-1, 1], with an exact zero (appendix E of the paper).
 LEVELS = (
     -1.0,
@@ -66,28 +67,30 @@ def encode(weight: Tensor) -> Nf4:
 
 def decode(code: Nf4, shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the weights that the bytes stand for: products in float32, then rounded to `dtype`."""
-    count = shape[0] * shape[1]
-    scales = scales_of(code)
-    found = torch.empty(count + count % 2, dtype=dtype, device=code.packed.device)
-    pairs, step = _pairs(found.device), PIECES.get(found.device.type, PIECE)
-    scratch = found if dtype == torch.float32 else found.new_empty(min(step, len(found)), dtype=torch.float32)
+    count, scales, device = shape[0] * shape[1], scales_of(code), code.packed.device
+    found = torch.empty(count + count % 2, dtype=dtype, device=device)
+    step = PIECES.get(device.type, PIECE)
+    if count <= step:
+        _decode_into(found, code.packed, scales)
+        return found[:count].view(shape)
     for start in range(0, count, step):
-        codes = code.packed[start // 2 : (start + step) // 2].int()
-        weights = scratch[start : start + step] if scratch is found else scratch[: 2 * len(codes)]
-        torch.index_select(pairs, 0, codes, out=weights.view(pairs.dtype))
-        _scale(weights, scales[start // BLOCK : (start + step) // BLOCK])
-        if scratch is not found:
-            found[start : start + step] = weights
+        stop = start + step
+        codes = code.packed[start // 2 : stop // 2]
+        _decode_into(found[start:stop], codes, scales[start // BLOCK : stop // BLOCK])
     return found[:count].view(shape)
 
 
-def _scale(weights: Tensor, scales: Tensor) -> None:
-    """Multiply each block by its scale, in place; the last block may be short."""
-    whole = weights.numel() // BLOCK
-    if whole:
-        weights[: whole * BLOCK].view(-1, BLOCK).mul_(scales[:whole, None])
-    if weights.numel() > whole * BLOCK:
-        weights[whole * BLOCK :].mul_(scales[-1])
+def _decode_into(found: Tensor, packed: Tensor, scales: Tensor) -> None:
+    weights = found if found.dtype == torch.float32 else torch.empty_like(found, dtype=torch.float32)
+    pairs = _pairs(found.device)
+    if found.device.type == "cpu" and torch.get_num_threads() >= MANY_THREADS:
+        rows = pairs.view(torch.float32).view(-1, 2)
+        torch.index_select(rows, 0, packed.int(), out=weights.view(-1, 2))
+    else:
+        torch.index_select(pairs, 0, packed.int(), out=weights.view(pairs.dtype))
+    dynamic.scale_(weights, scales, BLOCK)
+    if weights is not found:
+        found.copy_(weights)
 
 
 def scales_of(code: Nf4) -> Tensor:

@@ -53,7 +53,9 @@ class Quantised(nn.Module):
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the weights (out, in), made anew."""
-        return kernels.decode(self.code, (self.out_features, self.in_features), dtype, self.kernel)
+        code = self.code
+        kernel = kernels.choose(self.kind, self.wanted, code[0].device.type)
+        return kernels.decode(code, (self.out_features, self.in_features), dtype, kernel)
 
     def linear(self, x: Tensor) -> Tensor:
         """Map the last dimension, in the dtype of the surrounding autocast or else of `x`, without keeping weights."""

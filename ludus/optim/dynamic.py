@@ -71,12 +71,19 @@ def encode(values: Tensor, *, signed: bool = True, on_grid: bool = False) -> tup
 def decode(codes: Tensor, scales: Tensor, table: Tensor) -> Tensor:
     """Return level times scale in float32, in the shape of `codes`; `table` holds the 256 levels."""
     found = table.index_select(0, codes.reshape(-1).int())  # five times as fast as table[codes]
-    whole = found.numel() // BLOCK * BLOCK
-    if whole:
-        found[:whole].view(-1, BLOCK).mul_(scales[: whole // BLOCK, None])
-    if whole < found.numel():
-        found[whole:].mul_(scales[-1])
+    scale_(found, scales, BLOCK)
     return found.view(codes.shape)
+
+
+def scale_(values: Tensor, scales: Tensor, block: int) -> None:
+    """Multiply each block of values, of one dimension, by its scale, in place; the last block may be short."""
+    whole = values.numel() // block
+    if values.numel() == whole * block:
+        values.view(-1, block).mul_(scales.unsqueeze(1))
+        return
+    if whole:
+        values[: whole * block].view(-1, block).mul_(scales[:whole, None])
+    values[whole * block :].mul_(scales[-1])
 
 
 def nearest(normal: Tensor, signed: bool) -> Tensor:

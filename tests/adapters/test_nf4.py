@@ -47,6 +47,14 @@ def test_a_large_matrix_is_coded_and_decoded_in_pieces(monkeypatch):
         assert torch.equal(found, nf4.decode(whole, (300, 130), dtype))
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (7, 9), (300, 130)])
+def test_many_threads_look_up_the_same_values(monkeypatch, shape: tuple[int, int]):
+    code = nf4.encode(drawn(shape))
+    few = nf4.decode(code, shape)
+    monkeypatch.setattr(nf4, "MANY_THREADS", 1)
+    assert torch.equal(nf4.decode(code, shape), few)
+
+
 def test_a_weight_takes_little_more_than_half_a_byte():
     code = nf4.encode(drawn((1024, 1024)))
     bits = 8 * sum(tensor.nbytes for tensor in code[:4]) / 1024**2
