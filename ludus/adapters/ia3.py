@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ludus.adapters.peft_names import homes
 from ludus.adapters.settings import Ia3Settings
 from ludus.adapters.surgery import Adapter, Part, dense_weight, device_of, ends_with, put, targeted
 from ludus.base.errors import ConfigError
@@ -45,13 +46,20 @@ def ia3(model: Transformer, settings: Ia3Settings, *, seed: int = 0) -> Transfor
     """Freeze a model and give its layers factors of one, in place; it computes what it did before. Nothing is drawn.
 
     Raises:
-        ConfigError: a target is no linear layer of the model, or a feed-forward layer is none of the targets.
+        ConfigError: a target is no linear layer of the model, or a feed-forward layer is none of the targets
+            or only part of a matrix.
     """
     chosen = targeted(model, settings.targets)
     for name in settings.feedforward:
         if not any(ends_with(layer, name) for layer in chosen):
             raise ConfigError(f"adapter.feedforward has {name}, which is none of adapter.targets; add it there")
     inner = {layer for layer in chosen if any(ends_with(layer, name) for name in settings.feedforward)}
+    for home in homes(model.shape, inner):
+        if not inner.issuperset(home.sources):
+            raise ConfigError(
+                f"{', '.join(home.sources)} are one matrix in files of this family, whose inputs can only be scaled "
+                "together; name all of them in adapter.feedforward and adapter.targets, or none"
+            )
 
     def maker(name: str):
         return lambda layer: Ia3(layer, feedforward=name in inner)

@@ -53,7 +53,7 @@ def makers(model: Transformer, config: Config, folder: Path) -> dict[str, Make]:
     try:
         chosen = _chosen(model, config, folder)
         return row.makers(model, config, chosen)
-    except (KeyError, ValueError, re.error) as problem:
+    except (AttributeError, KeyError, TypeError, ValueError, re.error) as problem:
         said = str(problem).splitlines()
         raise CheckpointError(
             f"{folder / 'adapter_config.json'} cannot be used: {' '.join(said[-3:-1]) or said[0]}"

@@ -36,11 +36,20 @@ class Shelf:
 
         Raises:
             CheckpointError: the folder holds no adapter, or none for this model.
+            ConfigError: it was trained with more tokens than the model has.
         """
         current = self.current
         self.use(None)
         try:
-            view = files.load(without(self.model), folder)
+            view = without(self.model)
+            for module in view.modules():  # what is changed in it, such as the number of tokens, is its own
+                module._parameters = dict(module._parameters)
+            files.load(view, folder)
+            if view.shape != self.model.shape:
+                raise ConfigError(
+                    f"the adapter {name} was trained with {view.shape.vocabulary:,} tokens and the model has "
+                    f"{self.model.shape.vocabulary:,}; put on one shelf what was trained with the same"
+                )
             self._modules[name] = dict(stands(view))
             self._virtual.pop(name, None)
             if (virtual := virtual_of(view)) is not None:

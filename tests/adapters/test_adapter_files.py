@@ -100,6 +100,7 @@ def test_an_adapter_peft_saved_computes_the_same_here(tiny, tmp_path, targets):
         ({"target_modules": "*("}, "cannot be used"),
         ({"target_modules": None}, "names no target_modules"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
+        ({"rank_pattern": [4]}, "cannot be used"),
         ({"r": 4}, r"of shape \(8, 32\), this model needs \(4, 32\)"),
         ({"r": "eight"}, "valid integer"),
     ],
@@ -112,6 +113,17 @@ def test_an_adapter_ludus_cannot_compute_is_refused_by_name(tiny, tmp_path, chan
     with pytest.raises(CheckpointError, match=says) as caught:
         load(tiny(), tmp_path / "adapter")
     assert "\n" not in str(caught.value)
+
+
+def test_an_old_config_that_says_only_the_least_is_enough(tiny, tmp_path):
+    model = trained(tiny(), LoraSettings(rank=4, alpha=8))
+    save(model, tmp_path / "adapter")
+    (tmp_path / "adapter" / "sha256.json").unlink()
+    (tmp_path / "adapter" / "ludus.json").unlink()
+    path = tmp_path / "adapter" / "adapter_config.json"
+    least = {key: json.loads(path.read_text())[key] for key in ("peft_type", "r", "target_modules")}
+    path.write_text(json.dumps(least | {"lora_alpha": 8}))
+    assert torch.equal(load(tiny(), tmp_path / "adapter")(ROW), model(ROW))
 
 
 def test_an_adapter_of_another_model_is_refused(tiny, tmp_path):

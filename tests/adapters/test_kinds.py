@@ -84,6 +84,14 @@ def test_a_feedforward_layer_that_is_no_target_is_refused(tiny):
         ia3(tiny(), Ia3Settings(targets=["v_proj"], feedforward=["up_proj"]))
 
 
+def test_part_of_a_matrix_cannot_have_its_inputs_scaled_alone(tiny):
+    with pytest.raises(ConfigError, match="can only be scaled together"):
+        ia3(tiny(**GPT2), Ia3Settings(targets=["q_proj", "v_proj"], feedforward=["q_proj"]))
+    every = ["q_proj", "k_proj", "v_proj"]
+    model = ia3(tiny(**GPT2), Ia3Settings(targets=every, feedforward=every))
+    assert model.layers[0].self_attn.q_proj.ia3_l is model.layers[0].self_attn.k_proj.ia3_l
+
+
 def test_layers_of_one_matrix_on_disk_share_what_does_not_run_over_its_rows(tiny):
     for settings, shared in ((LoraSettings(rank=2), "lora_A.weight"), (LohaSettings(rank=2), "hada_w1_b")):
         model = apply(tiny(**GPT2), settings, seed=0)

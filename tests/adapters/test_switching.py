@@ -11,6 +11,7 @@ from ludus.adapters.switching import Shelf
 from ludus.adapters.whole import whole
 from ludus.base.errors import CheckpointError, ConfigError, RunError
 from ludus.model import exchange
+from ludus.model.resize import resize
 
 ROW = torch.arange(40).view(2, 20)
 KINDS = {
@@ -64,6 +65,10 @@ def test_an_adapter_that_is_not_there_or_does_not_fit_leaves_the_shelf_as_it_is(
         shelf.add("other", tmp_path / "other")
     assert torch.equal(shelf.model(ROW), before)
     assert shelf.names == ["one"]
+    save(adapted(resize(tiny(), 64), LoraSettings()), tmp_path / "larger")
+    with pytest.raises(ConfigError, match="trained with 64 tokens and the model has 61"):
+        shelf.add("larger", tmp_path / "larger")
+    assert shelf.model.shape.vocabulary == len(shelf.model.embed_tokens.weight) == 61
     with pytest.raises(ConfigError, match="did you mean one"):
         shelf.use("on")
     with pytest.raises(ValueError, match="already"):
