@@ -1,6 +1,6 @@
 """Weights in eight bits: one scale for each output, symmetric about zero.
 
-The weights of LLM.int8() (arXiv 2208.07339 section 3), whose products are not taken in eight bits here: weights
+The weights of LLM.int8() (arXiv 2208.07339), whose products are not taken in eight bits here: weights
 are turned back first, so activations keep their precision and outliers among them need no path of their own.
 """
 

@@ -1,4 +1,4 @@
-"""Weights in four bits: NormalFloat with double quantisation (QLoRA, arXiv 2305.14314 section 3), to and from bytes.
+"""Weights in four bits: NormalFloat with double quantisation (QLoRA, arXiv 2305.14314), to and from bytes.
 
 Blocks of 64 weights share a scale, their largest size; 256 scales, less the mean of all, are kept in eight bits and
 share one float. Two weights lie in a byte, the first in its upper half. Bytes and values are bitsandbytes' own. It is
@@ -8,6 +8,7 @@ pure PyTorch and runs on any device; layers that keep their weights so are in `l
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -123,7 +124,7 @@ def _codes(piece: Tensor) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=1)
 def _thresholds() -> list[float]:
-    table = torch.tensor(LEVELS)
+    table = np.array(LEVELS, dtype=np.float32)
     return ((table[:-1] + table[1:]) / 2).tolist()
 
 

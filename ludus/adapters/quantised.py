@@ -149,5 +149,5 @@ def describe(model: nn.Module) -> str:
     if not found:
         return ""
     weights, size = held(model)
-    kinds = ", ".join(f"{WORDS[kind]} by {kernels.name(kernel)}" for kind, kernel in found)
+    kinds = ", ".join(f"{WORDS[kind]} by {kernels.name(kernel)}" for kind, kernel in found)  # type: ignore[arg-type]
     return f"{kinds}: {found.total()} layers, {size * 8 / weights:.3f} bits per weight"

@@ -1,6 +1,6 @@
 """Numbers in eight bits: 256 levels that lie close at zero and far at one, scaled block by block.
 
-The levels are those of dynamic quantisation (arXiv 2110.02861 section 1.3): decades from 1e-6 to 1, with twice as many
+The levels are those of dynamic quantisation (arXiv 2110.02861): decades from 1e-6 to 1, with twice as many
 levels in each as in the one below. Moments of the optimizer and the scales of NF4 weights are kept in them. Levels are
 bitsandbytes' to the bit; how levels are chosen for weights is not here.
 """

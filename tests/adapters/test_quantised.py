@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 
 from ludus.adapters import kernels
@@ -20,11 +21,10 @@ KINDS = ["nf4", "int8"]
 
 
 def linear(inputs: int = 130, outputs: int = 96, *, bias: bool = True) -> nn.Linear:
-    generator = torch.Generator().manual_seed(inputs)
     layer = nn.Linear(inputs, outputs, bias=bias)
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+            parameter.copy_(torch.arange(parameter.numel()).view(parameter.shape).mul(1.7).sin() * 0.05)
     return layer
 
 
@@ -86,6 +86,15 @@ def test_the_meta_device_has_room_for_it():
     layer = quantise(linear(), "nf4").to("meta")
     assert layer.packed.device.type == "meta"
     assert layer.dense(torch.bfloat16).shape == (96, 130)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_without_content_can_be_planned_with(kind):
+    with FakeTensorMode():
+        x = torch.randn(4, 130, requires_grad=True)
+        quantise(linear(), kind)(x).sum().backward()
+        assert type(x.grad) is FakeTensor
+    assert type(quantise(linear(), kind).dense()) is torch.Tensor
 
 
 @pytest.mark.parametrize("kind", KINDS)
