@@ -214,7 +214,8 @@ def _as_served(prompt: Words, words: Words, index: int) -> tuple[str, str]:
     if not same or not shown.startswith(asked):
         raise DataError(
             "the chat template shows training another prompt than serving: "
-            f"{asked!r} is asked to go on, but {shown!r} stands before the answer; mend chat_template.jinja"
+            f"{asked!r} is asked to go on, but {shown!r} stands before the answer; "
+            "mend chat_template.jinja, or choose another with --template"
         )
     return asked, shown[len(asked) :]
 

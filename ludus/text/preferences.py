@@ -53,10 +53,11 @@ def _parts(record: Record) -> tuple[str, Any, Any]:
     if isinstance(prompt, str) and _is_transcript(prompt):
         prompt = [turn for turn in _turns(prompt) if turn["content"] or turn["role"] != "assistant"]
     whole = [_is_whole(prompt, answer) for answer in (chosen, rejected)]
-    return "explicit prompt", *(
+    first, second = (
         answer if is_whole else asked(prompt, answer)
         for answer, is_whole in zip((chosen, rejected), whole, strict=True)
     )
+    return "explicit prompt", first, second
 
 
 def _is_whole(prompt: Any, answer: Any) -> bool:

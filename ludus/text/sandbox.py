@@ -95,8 +95,8 @@ def _ask(line: str) -> str:
 def _started() -> "subprocess.Popen[str]":
     here = str(Path(__file__).resolve().parents[2])
     command = [sys.executable, "-I", "-S", "-c", _START, here, *(path for path in sys.path if path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, **pipes, text=True, encoding="utf-8")
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nothing, text=True, encoding="utf-8")
 
 
 @atexit.register

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ludus.base.errors import ConfigError, DataError, LudusError
-from ludus.cli.inspect import USAGE, context_of, inspect, main, shown, tokenizer_of
-from ludus.text.contract import Span
+from ludus.cli.inspect import USAGE, context_of, inspect, main, tokenizer_of
+from ludus.text.spans import Span, shown
 from ludus.text.templates import NAMES
 
 
@@ -60,11 +60,11 @@ def test_the_page_escapes_what_the_data_says(model, data, tmp_path, capsys):
 
 def test_colours_tell_what_is_learned_and_contents_cannot_command_the_terminal():
     spans = [Span("<|user|>", 1, True, False), Span("a\x1b[2J\n", 2, False, False), Span("b", 3, False, True)]
-    [text] = shown(spans, colour=True)
+    text = shown(spans, colour=True)
     assert "\x1b[2J" not in text
     assert "a␛[2J↵" in text
     assert re.search(r"\x1b\[48;5;\d+;38;5;231mb\x1b\[0m$", text)
-    [text] = shown(spans, colour=False)
+    text = shown(spans, colour=False)
     assert text == "<|user|>a␛[2J\n⟦b⟧"
 
 

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from ludus.base.config import resolve
 from ludus.data.batch import Batch
-from ludus.recipes import dpo, sft
+from ludus.data.sources import Rows
+from ludus.recipes import chats, dpo
 from ludus.recipes.place import Place
 from ludus.recipes.schema import Recipe
 from ludus.rollouts.settings import RolloutSettings
 from ludus.rollouts.source import Rollouts
 from ludus.text.chat import render
 from ludus.text.settings import TokenizerSettings
+from ludus.text.templates import TEMPLATES, choose
 from ludus.text.tokenizer import Tokenizer
 from ludus.text.train import train
 
@@ -47,9 +49,21 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 def place(folder, lines: list[dict], *overrides: str) -> Place:
     file = folder / "data.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    given = ["data.context=160", "sft.rows=2", f"sft.data={file}", f"dpo.data={file}", *overrides]
+    given = [
+        "data.context=160",
+        "sft.rows=2",
+        "sft.validation_share=0",
+        f"sft.data={file}",
+        f"dpo.data={file}",
+        *overrides,
+    ]
     found = resolve(Recipe, recipe=None, presets=None, environment={}, overrides=given)
     return Place(found.settings, folder)
+
+
+def source_of(where: Place, tokenizer: Tokenizer) -> Rows:
+    """Return what supervised fine-tuning learns from."""
+    return chats.rows(where, tokenizer, chats.rendered(where, tokenizer)[0])
 
 
 def pieces(batch: Batch) -> list[tuple[list[int], list[int]]]:
@@ -75,7 +89,7 @@ def expected(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> tuple[list
 
 
 def test_supervised_rows_hold_every_conversation_once_and_learn_exactly_the_answers(tmp_path, tokenizer):
-    source = sft.conversations(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
+    source = source_of(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
     found = [pair for batch in islice(source, 20) for pair in pieces(batch) if len(set(pair[0])) > 1]
     epochs = 20 * 2 / len(source.plan(0))
     for messages in CONVERSATIONS:
@@ -87,7 +101,7 @@ def test_supervised_rows_hold_every_conversation_once_and_learn_exactly_the_answ
 
 
 def test_the_stop_token_is_learned_after_every_answer_and_nowhere_else(tmp_path, tokenizer):
-    source = sft.conversations(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
+    source = source_of(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
     for batch in islice(source, 6):
         for tokens, learned in pieces(batch):
             ends = [index for index, token in enumerate(tokens) if token == tokenizer.end]
@@ -97,7 +111,7 @@ def test_the_stop_token_is_learned_after_every_answer_and_nowhere_else(tmp_path,
 
 
 def test_a_served_prompt_is_the_beginning_of_the_row_up_to_where_learning_starts(tmp_path, tokenizer):
-    source = sft.conversations(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
+    source = source_of(place(tmp_path, [{"messages": one} for one in CONVERSATIONS]), tokenizer)
     found = [pair for batch in islice(source, 8) for pair in pieces(batch)]
     for messages in CONVERSATIONS:
         for index, message in enumerate(messages):
@@ -108,10 +122,25 @@ def test_a_served_prompt_is_the_beginning_of_the_row_up_to_where_learning_starts
                 assert all(learned[len(prompt)] and not learned[len(prompt) - 1] for learned in matching)
 
 
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "plain"])  # its prompts are no prompts alone
+def test_a_served_prompt_begins_the_row_whatever_the_template(tmp_path, tokenizer, name):
+    dressed = choose(tokenizer, name)
+    talks = CONVERSATIONS[:5]  # each ends with an answer
+    source = source_of(place(tmp_path, [{"messages": one} for one in talks], "data.context=600"), dressed)
+    found = [pair for batch in islice(source, 8) for pair in pieces(batch)]
+    for messages in talks:
+        for index, message in enumerate(messages):
+            if message["role"] == "assistant":
+                prompt = render(dressed, messages[:index], generation_prompt=True).tokens
+                matching = [learned for tokens, learned in found if tokens[: len(prompt)] == prompt]
+                assert matching
+                assert all(learned[len(prompt)] and not learned[len(prompt) - 1] for learned in matching)
+
+
 def test_what_is_too_long_or_has_no_answer_is_left_out_and_counted(tmp_path, tokenizer, capsys):
     long, mute = said("word " * 200, "yes"), said("nobody answers")
     where = place(tmp_path, [{"messages": one} for one in [*CONVERSATIONS, long, mute]])
-    source = sft.conversations(where, tokenizer)
+    source = source_of(where, tokenizer)
     assert sum(len(row) for row in source.plan(0)) == len(CONVERSATIONS)
     printed = capsys.readouterr().out
     assert "left out" in printed

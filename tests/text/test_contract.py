@@ -74,7 +74,9 @@ def test_a_template_that_breaks_it_is_an_error_with_counts_and_the_first_place(t
     ("broken", "says"),
     [
         (
-            lambda one, end: Rendered(one.tokens, [0 if token == end else bit for token, bit in zip(*pair(one))]),
+            lambda one, end: Rendered(
+                one.tokens, [0 if token == end else bit for token, bit in zip(*pair(one), strict=True)]
+            ),
             "stop token",
         ),
         (

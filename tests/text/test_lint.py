@@ -142,7 +142,7 @@ def test_a_long_text_is_cut_so_that_every_token_but_the_first_is_learned_once(to
 
 def test_five_thousand_rows_take_a_moment(tokenizer):
     draw = random.Random(0)
-    words = "the cat sat on a mat and saw an old red sea".split()
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "an", "old", "red", "sea"]
     data = chats(*[said(" ".join(draw.choices(words, k=8)), " ".join(draw.choices(words, k=8))) for _ in range(5_000)])
     start = time.process_time()
     lint.examine(data, tokenizer, context=128)

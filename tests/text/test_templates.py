@@ -145,9 +145,9 @@ def test_what_is_learned_can_be_the_last_turn_chosen_roles_or_all_but_some_messa
     assert learnt(TALK, ("user",)) == "What is 2 + 2?Sure?"
     assert learnt(TALK, "user, assistant") == "What is 2 + 2?It is 4.Sure?Yes."
     assert learnt([USER, {**ANSWER, "weight": 0}, AGAIN, {**MORE, "weight": 1}], "all") == "Yes."
-    with pytest.raises(ConfigError, match="'asistant' is none of all, last.*did you mean 'assistant'"):
+    with pytest.raises(ConfigError, match=r"'asistant' is none of all, last.*did you mean 'assistant'"):
         render(tokenizer, TALK, learn="asistant")
-    with pytest.raises(DataError, match="message 1 of 1: its weight is 0.5"):
+    with pytest.raises(DataError, match=r"message 1 of 1: its weight is 0\.5"):
         render(tokenizer, [{**ANSWER, "weight": 0.5}])
 
 
