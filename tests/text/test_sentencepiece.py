@@ -52,7 +52,7 @@ def test_llama2_encodes_a_thousand_strings_as_sentencepiece_does():
     library = pytest.importorskip("sentencepiece")
     reference = library.SentencePieceProcessor(model_file=str(LLAMA2 / "tokenizer.model"))
     tokenizer = Tokenizer.load(LLAMA2)
-    texts = strings(1000)
+    texts = [*strings(1000), *("x" + " " * length + "y" for length in range(64))]
     assert [row.tolist() for row in tokenizer.encode_batch(texts)] == reference.encode(texts)
     assert [tokenizer.encode(text) for text in texts] == reference.encode(texts)
     assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts

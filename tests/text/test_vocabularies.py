@@ -271,3 +271,15 @@ def test_a_tokenizer_that_only_grew_is_still_the_models(small: Tokenizer, tmp_pa
     require_same(Tokenizer.load(tmp_path), small.hash, model="runs/x")
     with pytest.raises(TokenizerMismatch):
         require_same(small, grown.hash, model="runs/x")
+
+
+@pytest.mark.law
+def test_a_special_token_among_the_words_is_not_found_even_where_whole_words_are_looked_up(small: Tokenizer):
+    content = json.loads(small.definition)
+    content["pre_tokenizer"] = ranks.BYTE_LEVEL  # nothing parts the text before it is looked up
+    content["model"]["ignore_merges"] = True
+    loaded = Tokenizer(json.dumps(content))
+    for token, index in loaded.special_ids.items():
+        assert content["model"]["vocab"][token] == index
+        assert index not in loaded.encode(token)
+        assert loaded.decode(loaded.encode(token)) == token
