@@ -5,7 +5,6 @@ linear layers, such as quantised ones, each is handed over as soon as it is comp
 a file is held as it was.
 """
 
-import mmap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from ludus.base.errors import CheckpointError
 from ludus.model.layout import Place
-from ludus.model.stored import spread
+from ludus.model.stored import give_back, spread
 from ludus.model.transformer import Transformer
 
 Made = Callable[[str, nn.Linear], nn.Module]
@@ -54,6 +53,7 @@ class Filling:
         spread(stored, targets, transposed=place.transposed)
         for name, target in zip(place.sources, targets, strict=True):
             self._put(name, target)
+        del targets, target  # what is handed over must be free once nobody wants it
         if self.linear is not None:
             for module in dict.fromkeys(name.rpartition(".")[0] for name in place.sources):
                 self._hand_over(module)
@@ -62,6 +62,8 @@ class Filling:
         """Return the model, once nothing is missing: what is tied is tied, and counters that no file holds are zero."""
         if self.model.shape.tied:
             self.model.lm_head.weight = self.model.embed_tokens.weight
+        if (stored := self.model.embed_tokens.weight.dtype) in (torch.bfloat16, torch.float16):
+            self.model.precision = stored  # norms are float32, and products need one dtype
         for module in self.model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 if buffer.is_meta:
@@ -71,9 +73,6 @@ class Filling:
     def _room(self, name: str, stored: torch.dtype) -> Tensor:
         like = self.wanted[name]
         dtype = (self.dtype or stored) if isinstance(like, nn.Parameter) else like.dtype
-        passing = self.linear is not None and name.startswith("layers.") and like.dim() == 2
-        if passing and torch.device(self.device).type == "cpu":
-            return _of_its_own(like.shape, dtype)
         return torch.empty(like.shape, dtype=dtype, device=self.device)
 
     def _put(self, name: str, tensor: Tensor) -> None:
@@ -89,11 +88,8 @@ class Filling:
             return
         if not any(weight.is_meta for weight in layer.parameters()):
             self.model.set_submodule(name, self.linear(name, layer))
-
-
-def _of_its_own(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Return memory that the system has back the moment it is free; the allocator would keep holes of such sizes."""
-    return torch.frombuffer(mmap.mmap(-1, shape.numel() * dtype.itemsize), dtype=dtype).view(shape)
+            del layer
+            give_back()
 
 
 def lasting(model: Transformer) -> Mapping[str, Tensor]:

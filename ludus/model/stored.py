@@ -141,6 +141,12 @@ def let_go(mapped: Tensor) -> None:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
 
 
+def give_back() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it in the holes between what is used."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(ctypes.c_size_t(0))
+
+
 def write(path: Path, entries: Iterable[Entry]) -> None:
     """Write safetensors, marked as PyTorch's; each tensor is made when its turn comes and forgotten after.
 

@@ -181,6 +181,17 @@ def test_linear_layers_are_handed_over_as_soon_as_they_are_whole(tiny, tmp_path,
     torch.testing.assert_close(again(ROW), model(ROW))
 
 
+@pytest.mark.parametrize("changes", [{}, GPT2], ids=["llama", "gpt2"])
+def test_a_model_of_half_precision_runs_as_it_was_loaded(tiny, tmp_path, changes: dict):
+    model = tiny(**changes)
+    save(tiny(**changes).bfloat16(), tmp_path / "model")
+    half = load(tmp_path / "model", None).eval()
+    assert half.precision == torch.bfloat16
+    assert load(tmp_path / "model").precision == torch.float32
+    with torch.no_grad():
+        torch.testing.assert_close(half(ROW), model(ROW), rtol=0.1, atol=0.2)
+
+
 def test_weights_of_whole_numbers_are_refused(tiny, tmp_path):
     save(tiny(), tmp_path / "model")
     (tmp_path / "model" / "sha256.json").unlink()
