@@ -48,10 +48,12 @@ def main(argv: Sequence[str]) -> int:
         bytes=given["bytes"],
     )
     names = given.words[:2]
-    before, after = (side(name, name=name) for name in names)
+    short = [Path(name).name or name for name in names]
+    shown = names if short[0] == short[1] else short
+    before, after = (side(name, name=called) for name, called in zip(names, shown, strict=True))
     context = given["context"] or min(map(context_of, names))
     found = compared(before, after, prompts(Path(given.words[2])), settings, context=context)
-    found.facts["title"] = f"{given.words[0]} and {given.words[1]}"
+    found.facts["title"] = f"{shown[0]} and {shown[1]}"
     written = side_by_side.write(found, Path(given["output"]))
     for line in side_by_side.lines(side_by_side.summary(found)):
         say(line)

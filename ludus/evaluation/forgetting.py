@@ -26,7 +26,7 @@ from ludus.model.transformer import Transformer
 from ludus.text.tokenizer import Tokenizer
 
 LIMIT_BYTES = 100_000
-PART_BYTES = 2_000  # longer documents are parted at blank lines into pieces of about this, so that there are many
+PART_BYTES = 2_000  # longer documents are parted into pieces of about this, so that there are many
 READ_BYTES = 32_000_000  # of which the sample is taken; the rest of a larger corpus is not read
 
 
@@ -131,16 +131,20 @@ def general(path: Path | str | None = None, limit_bytes: int | None = LIMIT_BYTE
 
 
 def parts(text: str) -> Iterator[str]:
-    """Part a document at blank lines into pieces of about `PART_BYTES`, so that a book is not one document."""
+    """Part a document into pieces of about `PART_BYTES`, so that a book is not one document.
+
+    At a blank line where there is one in time, else at a line's end, else anywhere.
+    """
     gathered, size = [], 0
-    for paragraph in text.split("\n\n"):
-        gathered.append(paragraph)
-        size += len(paragraph)
-        if size >= PART_BYTES:
-            yield "\n\n".join(gathered)
-            gathered, size = [], 0
+    for line in text.splitlines(keepends=True):
+        for start in range(0, len(line), 4 * PART_BYTES):
+            gathered.append(line[start : start + 4 * PART_BYTES])
+            size += len(gathered[-1])
+            if size >= 2 * PART_BYTES or (size >= PART_BYTES and not line.strip()):
+                yield "".join(gathered)
+                gathered, size = [], 0
     if gathered:
-        yield "\n\n".join(gathered)
+        yield "".join(gathered)
 
 
 def sample(texts: Sequence[str], limit_bytes: int | None) -> list[str]:

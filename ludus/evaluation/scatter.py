@@ -96,7 +96,7 @@ def scatter(
 
 
 def _placed(spots: Sequence[Spot], wide: Measure, tall: Measure) -> list[_Placed]:
-    """Move spots at one place apart sideways, and names away from one another downwards."""
+    """Move spots at one place apart sideways; their names stand beside them in the order of their height."""
     found: list[_Placed] = []
     taken: list[tuple[float, float]] = []
     groups: dict[int, list[Spot]] = {}
@@ -105,16 +105,29 @@ def _placed(spots: Sequence[Spot], wide: Measure, tall: Measure) -> list[_Placed
     for group in groups.values():
         ordered = sorted(group, key=lambda each: -each.y)
         centre = sum(wide(each.x) for each in group) / len(group)
-        shifts = {each.name: (index - (len(group) - 1) / 2) * APART for index, each in enumerate(ordered)}
-        right = centre + max(shifts.values())
-        for each in ordered:
-            y = tall(each.y)
-            top = y
-            while any(abs(top - other) < TALL and abs(right - across) < WIDE for across, other in taken):
-                top += TALL / 4
-            taken.append((right, top))
-            found.append(_Placed(each, centre + shifts[each.name], y, top, right))
+        shifts = [(index - (len(group) - 1) / 2) * APART for index in range(len(group))]
+        right = centre + shifts[-1]
+        near = [top for across, top in taken if abs(right - across) < WIDE]
+        tops = _stacked([tall(each.y) for each in ordered], near)
+        taken += [(right, top) for top in tops]
+        for each, shift, top in zip(ordered, shifts, tops, strict=True):
+            found.append(_Placed(each, centre + shift, tall(each.y), top, right))
     return found
+
+
+def _stacked(heights: Sequence[float], near: Sequence[float]) -> list[float]:
+    """Return heights for names, in order and apart, as a stack that covers none of the names `near` it."""
+    tops: list[float] = []
+    for height in heights:
+        tops.append(max(height, tops[-1] + TALL) if tops else height)
+    lifted = sum(top - height for top, height in zip(tops, heights, strict=True)) / len(tops)
+    highest = max(0.0, BOX - TALL / 2 - (tops[-1] - tops[0]))
+    for number in range(200):
+        start = tops[0] - lifted + (number + 1) // 2 * (TALL / 4) * (1 if number % 2 else -1)
+        moved = [top - tops[0] + start for top in tops]
+        if 0 <= start <= highest and all(abs(top - other) >= TALL for top in moved for other in near):
+            return moved
+    return tops
 
 
 def _drawn(each: _Placed, tall: Measure) -> list[Markup]:

@@ -225,10 +225,8 @@ def lines(whole: dict[str, Any]) -> list[str]:
 
 
 def _answer(tokenizer: Tokenizer, completion: Completion) -> Answer:
-    text = b"".join(tokenizer.decode_bytes([token]) for token in completion.tokens if token < tokenizer.vocabulary_size)
-    return Answer(
-        text.decode("utf-8", "replace"), len(completion.tokens), completion.finish, repetition(completion.tokens)
-    )
+    text = tokenizer.decode([token for token in completion.tokens if token < tokenizer.vocabulary_size])
+    return Answer(text, len(completion.tokens), completion.finish, repetition(completion.tokens))
 
 
 def _references(found: Comparison) -> dict[str, float | int | None] | None:

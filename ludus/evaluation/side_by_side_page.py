@@ -26,13 +26,15 @@ def _opening(title: str, whole: dict[str, Any]) -> Markup:
     facts = [element("b", title), element("span", words.plural(whole["prompts"], "prompt"))]
     facts.append(element("span", words.plural(len(whole["seeds"]), "seed")))
     facts += [element("span", text) for key in ("sampling",) if (text := whole.get(key))]
-    sentence = element(
-        "p",
-        "Of its answers ",
-        element("b", words.percent(after["stopped"])),
-        f" end by themselves, {words.percent(before['stopped'])} did before.",
-        class_="headline",
-    )
+    stopped, earlier = words.percent(after["stopped"]), words.percent(before["stopped"])
+    said: list[Markup | str] = ["Of its answers ", element("b", stopped), f" end by themselves, {earlier} did before."]
+    if whole["reference"] and after["reference_perplexity"]:
+        said = [
+            "Good answers have a perplexity of ",
+            element("b", words.figure(after["reference_perplexity"])),
+            f", {words.figure(before['reference_perplexity'])} before.",
+        ]
+    sentence = element("p", said, class_="headline")
     return element("div", element("h1", facts, class_="name"), sentence, class_="opening")
 
 
@@ -51,7 +53,7 @@ def _summary(whole: dict[str, Any]) -> Markup:
         cells = [
             ("Tokens per answer", f"{side['mean_tokens']:.1f}"),
             (f"Repeated runs of {GRAM}", words.percent(side["repetition"])),
-            *([("Perplexity of good answers", words.figure(side["reference_perplexity"]))] if scored else []),
+            *([("Perplexity", words.figure(side["reference_perplexity"]))] if scored else []),
         ]
         rows.append(
             row(
@@ -61,8 +63,9 @@ def _summary(whole: dict[str, Any]) -> Markup:
             )
         )
     head = ["", "End by themselves", "Tokens per answer", f"Repeated runs of {GRAM} tokens"]
-    head += ["Perplexity of good answers"] if scored else []
+    head += ["Perplexity"] if scored else []
     note = "The same prompts with the same seeds. The whisker is the 95 % interval (Wilson)."
+    note += " Perplexity is that of the good answers which the data knows." if scored else ""
     if whole.get("same_template") is False:
         note += " Each model is asked by its own chat template, so their perplexities are of other tokens."
     return section("On the whole", note, table(head, rows, class_="scores"), _good_answers(whole))

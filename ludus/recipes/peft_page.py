@@ -11,7 +11,7 @@ from typing import Any
 from ludus.evaluation.report import words
 from ludus.evaluation.report.markup import NOTHING, Markup, document, element, row, section, table
 from ludus.evaluation.scatter import Spot, scatter
-from ludus.recipes.peft_results import Mean, Row, figure, merging, milliseconds, rows, with_interval
+from ludus.recipes.peft_results import Mean, Row, as_good, figure, merging, milliseconds, rows, with_interval
 
 TONES = {"full": "f", "prefix": "c", "prompt": "c", "vera": "d", "ia3": "d", "loha": "e"}
 AXIS = "trainable parameters"
@@ -42,22 +42,13 @@ def _opening(model: str, content: Mapping[str, Any], found: Sequence[Row], base:
         sentence: Any = "No run has finished yet."
     else:
         best = min(known, key=lambda each: each.loss.value if each.loss else 0.0)
-        least = min(_as_good(known, best), key=lambda each: each.trainable)
+        least = min(as_good(known, best), key=lambda each: each.trainable)
         share = f" with {100 * least.share:.2g} % of the parameters" if least is not best else ""
         also = f"; {least.name} cannot be told from it{share}" if least is not best else ""
         sentence = ["Lowest held-out loss: ", element("b", best.name), also, "."]
     return element(
         "div", element("h1", facts, class_="name"), element("p", sentence, class_="headline"), class_="opening"
     )
-
-
-def _as_good(known: Sequence[Row], best: Row) -> list[Row]:
-    """Return the rows whose interval holds a loss that is in the best row's."""
-    assert best.loss is not None
-    limit = best.loss.value if best.loss.high is None else best.loss.high
-    return [
-        each for each in known if each.loss and (each.loss.value if each.loss.low is None else each.loss.low) <= limit
-    ]
 
 
 def _plots(found: Sequence[Row], base: Mapping[str, Any]) -> Markup:
@@ -70,7 +61,10 @@ def _plots(found: Sequence[Row], base: Mapping[str, Any]) -> Markup:
             "Forgetting", lost, unit="change of bits per byte of general text", horizontal=AXIS, base=("none", 0.0)
         ),
     ]
-    note = "Lower is better in both, and further left is cheaper. Whiskers are 95 % intervals over seeds (Student)."
+    note = (
+        "Lower is better in both, and further left is cheaper. Whiskers are 95 % intervals over seeds (Student); "
+        "of one seed, forgetting has one over documents."
+    )
     return section("Quality and forgetting", note, *charts) if any(charts) else NOTHING
 
 

@@ -8,7 +8,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
@@ -38,6 +38,7 @@ CSV = [
     "merge_largest",
     "merge_reason",
 ]
+ENOUGH = 3  # seeds, below which a claim that two kinds are alike would only say that little was tried
 HEAD = (
     "kind",
     "rate",
@@ -89,6 +90,7 @@ class Row:
     merge: float | None
     merge_reason: str | None
     diverged: int = 0
+    losses: dict[int, float] = field(default_factory=dict)  # by seed
 
 
 def mean(values: Sequence[float]) -> Mean:
@@ -106,6 +108,17 @@ def rows(content: Mapping[str, Any]) -> list[Row]:
     parameters = {each["quantise"]: each["parameters"] for each in content["bases"]}
     names = dict.fromkeys(each["name"] for each in content["runs"])
     return [_row([each for each in content["runs"] if each["name"] == name], parameters["none"]) for name in names]
+
+
+def as_good(found: Sequence[Row], best: Row) -> list[Row]:
+    """Return the rows that cannot be told from the best: seed by seed, the interval of what they are worse holds 0."""
+    alike = [best]
+    for each in found:
+        worse = [loss - best.losses[seed] for seed, loss in each.losses.items() if seed in best.losses]
+        difference = mean(worse) if len(worse) >= ENOUGH else None
+        if each is not best and difference and difference.low is not None and difference.low <= 0:
+            alike.append(each)
+    return alike
 
 
 def table(content: Mapping[str, Any]) -> list[str]:
@@ -203,6 +216,7 @@ def _row(runs: Sequence[Mapping[str, Any]], parameters: int) -> Row:
         merge=max(largest) if largest else None,
         merge_reason=first["merge"]["reason"],
         diverged=len(runs) - len(losses),
+        losses={each["seed"]: each["loss"] for each in runs if each["loss"] is not None},
     )
 
 

@@ -86,8 +86,17 @@ def test_general_text_is_there_without_a_network_and_is_read_from_a_file(tmp_pat
     (tmp_path / "book.txt").write_text("\n\n".join(f"paragraph {number} " * 30 for number in range(60)))
     chosen = general(tmp_path / "book.txt", None)
     assert len(chosen) > 5
-    assert "\n\n".join(chosen) == (tmp_path / "book.txt").read_text()
-    assert list(parts("short")) == ["short"]
+    assert "".join(chosen) == (tmp_path / "book.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "text", ["short", "a line\n" * 2_000, "no line at all " * 3_000, "one\n \n" * 3_000, "a\r\nb\x0c"]
+)
+def test_a_long_document_is_parted_and_nothing_is_lost(text):
+    found = list(parts(text))
+    assert "".join(found) == text
+    assert len(found) >= len(text) // 8_000
+    assert all(len(part) <= 12_000 for part in found)
 
 
 def test_forgetting_has_a_paired_interval(model, tiny, tokenizer):
