@@ -11,7 +11,7 @@ from ludus.model.transformer import Transformer
 
 
 class Ia3(Adapter):
-    """Scale what a layer says, bias included, or what it hears where it is one of the `feedforward` (eq. 1)."""
+    """Scale what a layer says, bias included, or what it hears where it is one of the `feedforward` (§3.3)."""
 
     def __init__(self, base: nn.Module, *, feedforward: bool) -> None:
         super().__init__()

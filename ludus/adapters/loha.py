@@ -20,7 +20,7 @@ NAMES = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
 class Loha(Adapter):
-    """Compute (W + alpha / rank (A1 B1) * (A2 B2)) x (prop. 1 without its nonlinearity); B2 starts at zero."""
+    """Compute (W + alpha / rank (A1 B1) * (A2 B2)) x (proposition 1); B2 starts at zero."""
 
     def __init__(self, base: nn.Module, settings: LohaSettings, generator: torch.Generator) -> None:
         super().__init__()

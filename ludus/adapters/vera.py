@@ -93,7 +93,7 @@ def largest(model: Transformer, chosen: Sequence[str]) -> tuple[int, int]:
 
 
 def draw(outputs: int, inputs: int, rank: int, seed: int) -> Projection:
-    """Draw the pair: A first, then B, each uniform with a variance of 2 over its columns (arXiv 1502.01852 eq. 14)."""
+    """Draw the pair: A first, then B, each uniform with a variance of 2 over its columns (arXiv 1502.01852 eq. 10)."""
     generator = torch.Generator().manual_seed(seed)
     sizes = ((rank, inputs), (outputs, rank))
     bounds = [math.sqrt(3.0) * (math.sqrt(2) / math.sqrt(columns)) for _, columns in sizes]
