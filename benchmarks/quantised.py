@@ -124,7 +124,7 @@ def stepper(model: Transformer, precision: torch.dtype, batch: Batch) -> Work:
         (sums["loss"] / batch.weight).backward()
         optimizer.step()
         optimizer.zero_grad()
-        return float(sums["loss"]) / batch.weight
+        return float(sums["loss"].detach()) / batch.weight
 
     return work
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ludus.adapters import int8
@@ -72,3 +73,30 @@ def test_a_layer_in_eight_bits_is_read_by_its_scales():
     ours = from_bitsandbytes(tensors)
     assert ours.kind == "int8"
     assert torch.equal(ours.dense(), int8.decode(code))
+
+
+@pytest.mark.oracle
+def test_every_layer_of_a_checkpoint_of_transformers_in_four_bits_is_read(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("bitsandbytes")
+    shape = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=61, num_key_value_heads=1, **shape)
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "dense")
+    four = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "dense", quantization_config=four, dtype=torch.float32, device_map="cpu"
+    )
+    theirs.save_pretrained(tmp_path / "four")
+    theirs.train()  # for evaluation it has products of lower precision
+    stored = load_file(tmp_path / "four" / "model.safetensors")
+    layers = {name.removesuffix(".weight.absmax") for name in stored if name.endswith(".weight.absmax")}
+    assert len(layers) == 7
+    for layer in layers:
+        tensors = {
+            name.removeprefix(f"{layer}."): each for name, each in stored.items() if name.startswith(f"{layer}.")
+        }
+        module, ours = theirs.get_submodule(layer), from_bitsandbytes(tensors)
+        assert is_quantised(tensors)
+        x = torch.randn(4, ours.in_features, requires_grad=True)
+        assert torch.equal(ours(x), module(x))
