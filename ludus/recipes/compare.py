@@ -28,6 +28,7 @@ from ludus.recipes.brought import context_of, conversations, tokenizer_of
 from ludus.recipes.place import Made, Place, Stage
 from ludus.recipes.schema import Recipe
 from ludus.runs.manifest import Manifest
+from ludus.text.templates import choose
 from ludus.text.tokenizer import Tokenizer
 
 FOLDER = "comparison"
@@ -56,10 +57,11 @@ def compared(
 ) -> side_by_side.Comparison:
     """Ask both models everything, one after the other.
 
-    A base model without a template of its own is asked as its tuned successor is.
+    A base model without a template of its own is asked as its tuned successor is; two of them, in plain words.
     """
-    spoken = before.tokenizer if getattr(before.tokenizer, "template", None) else after.tokenizer
-    tokenizers = (spoken, after.tokenizer)
+    answering = choose(after.tokenizer)
+    spoken = before.tokenizer if before.tokenizer.template is not None else answering
+    tokenizers = (spoken, answering)
     room = settings.max_new_tokens
     questions = side_by_side.fitting(questions, tokenizers, context=context, max_new_tokens=room)
     questions = spread(questions, settings.prompts)
@@ -80,7 +82,7 @@ def compared(
         "after_model": after.name,
         "sampling": f"temperature {settings.temperature:g}, at most {room} tokens",
         "text": Path(settings.text).name if settings.text else "documentation of the Python standard library",
-        "same_template": spoken.template == after.tokenizer.template,
+        "same_template": spoken.template == answering.template,
     }
     return side_by_side.Comparison(questions, found[0], found[1], facts)
 
