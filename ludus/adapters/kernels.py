@@ -59,7 +59,11 @@ def _bitsandbytes(code: nf4.Nf4, shape: tuple[int, int], dtype: torch.dtype) -> 
     if count % 2:
         return nf4.decode(code, shape, dtype)
     _imported()
-    scales, kernels = nf4.scales_of(code), torch.ops.bitsandbytes
+    kernels, scales = torch.ops.bitsandbytes, code.scales
+    if code.coarse is not None and code.offset is not None:
+        scales = kernels.dequantize_blockwise.default(
+            scales, code.coarse, nf4.scale_levels(code), nf4.SCALES, torch.float32
+        ).add_(code.offset)
     rows = [count // nf4.BLOCK, nf4.BLOCK] if count % nf4.BLOCK == 0 else [1, count]
     packed = code.packed.view(-1, 1)
     return kernels.dequantize_4bit.default(packed, scales, nf4.BLOCK, "nf4", rows, dtype).view(shape)
