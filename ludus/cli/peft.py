@@ -18,15 +18,15 @@ USAGE = Usage(
     2,
     (
         Option("--kinds", "which, separated by commas", str, "A,B,...", KINDS),
-        Option("--steps", "optimizer steps of each", int, "N", 100, 2),
-        Option("--rows", "packed rows of a step", int, "N", 4, 1),
-        Option("--context", "tokens of a row", int, "N", 256, 8),
+        Option("--steps", "optimizer steps of each", int, "N", 60, 2),
+        Option("--rows", "packed rows of a step", int, "N", 2, 1),
+        Option("--context", "tokens of a row; without it, as many as the model sees, at most 512", int, "N", None, 8),
         Option("--seeds", "runs of each kind", int, "N", 3, 1),
         Option("--rank", "of the kinds that have one; VeRA has its own", int, "N", 8, 1),
         Option("--quantise", "how the base is held: none, nf4, int8, or several of them", str, "A,B,...", "none"),
         Option("--learning-rates", "instead of the defaults by kind and size", str, "KIND=RATE,..."),
         Option("--text", "general text to measure forgetting on, instead of Python's documentation", str, "PATH"),
-        Option("--bytes", "at most so much of it", int, "N", 50_000, 1),
+        Option("--bytes", "at most so much of it", int, "N", 30_000, 1),
         Option("--held-out", "share of the examples that are kept from training", float, "X", 0.15, 0.001, 0.9),
         Option("--precision", "of matrix products", str, "P", "float32", choices=("float32", "bfloat16", "auto")),
         Option("--device", "where to compute", str, "D", "auto", choices=("auto", "cpu", "cuda", "mps")),
@@ -39,6 +39,7 @@ USAGE = Usage(
 )
 VERBS = ("bench",)
 BASES = ("none", "nf4", "int8")
+LONGEST = 512  # tokens of a row, where nobody says
 
 
 def main(argv: Sequence[str]) -> int:
@@ -61,6 +62,7 @@ def bench(given: Given) -> int:
             raise ConfigError(f"--quantise {base}: known are {', '.join(BASES)}")
     from ludus.base.files import atomic_write
     from ludus.recipes import peft_bench, peft_page, peft_results
+    from ludus.recipes.brought import context_of
 
     model, data = given.words
     output = Path(given["output"] or Path("runs") / f"peft-{Path(model).stem}")
@@ -71,8 +73,9 @@ def bench(given: Given) -> int:
         kinds=words(given["kinds"]),
         quantise=quantise,
         rates=rates,
-        **{name: given[name] for name in ("steps", "rows", "context", "seeds", "rank", "text", "bytes", "precision")},
+        **{name: given[name] for name in ("steps", "rows", "seeds", "rank", "text", "bytes", "precision")},
         **{name: given[name] for name in ("device", "threads")},
+        context=given["context"] or min(LONGEST, context_of(model)),
         held_out=given["held-out"],
     )
     content = peft_bench.run(asked)
