@@ -40,7 +40,8 @@ def told(seconds: float) -> None:
 
 
 def ludus(what: list[str], sizes: dict[str, int]) -> None:
-    """Steps of the one loop."""
+    """Steps of the one loop; as in a stage that is worth it, the way to attend is measured before the first."""
+    from ludus.learning import autotune
     from ludus.learning.loop import Run, train
     from ludus.learning.objectives.next_token import next_token
     from ludus.optim import groups
@@ -48,6 +49,11 @@ def ludus(what: list[str], sizes: dict[str, int]) -> None:
     from ludus.parallel import mesh
 
     model, batch = ludus_model(what, sizes), ludus_batch(what, sizes)
+    if "start" not in what:
+        tries = {"attention": autotune.candidates(model, batch)["attention"]}
+        choice = autotune.choose(model, next_token, batch, steps_planned=100_000, cache=None, tries=tries)
+        autotune.apply(choice, model)
+        print(choice, file=sys.stderr)
     optimizer = groups.build(model.named_parameters(), AdamWSettings(learning_rate=RATE), precision=model.precision)
     run = Run(Path(), model, optimizer, lambda step: 1.0, Endless(batch))
     here = mesh.current()
