@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from ludus.adapters.settings import AnyAdapter, LoraPlusSettings
+from ludus.adapters.whole import whole
 from ludus.model.transformer import Transformer
 
 HOMES = {
@@ -30,7 +31,8 @@ def apply(model: Transformer, settings: AnyAdapter, *, seed: int, tokens: Sequen
     if home is None:
         return model
     make: Callable[..., Transformer] = getattr(import_module(f"ludus.adapters.{home}"), home)
-    return make(model, settings, seed=seed, **({"tokens": tokens} if settings.kind == "prompt" else {}))
+    model = make(model, settings, seed=seed, **({"tokens": tokens} if settings.kind == "prompt" else {}))
+    return whole(model, settings.also) if getattr(settings, "also", ()) else model
 
 
 def rate_factor(settings: AnyAdapter) -> Callable[[str], float]:

@@ -53,6 +53,8 @@ def merge_certificate(
         "tied_before": model.shape.tied,
     }
     stored = dtype or model.embed_tokens.weight.dtype
+    for parameter in model.parameters():  # exact: what is kept narrower was rounded when it was loaded
+        parameter.data = parameter.data.float()
     with _evaluating(model):
         with (
             torch.enable_grad()

@@ -17,12 +17,26 @@ SHOWN_AFTER_SECONDS = 1.0
 FIRST_LINE_SECONDS = 5.0
 LINE_EVERY_SECONDS = 10.0
 
+# Tabs and ends of lines stay; escape, bell, carriage return and the 8-bit controls would move the cursor or worse.
+PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
+PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
 _hushed = 0
 
 
 def say(text: str = "") -> None:
     """Print one plain line to standard output, at once."""
     print(text, flush=True)
+
+
+def clean(text: str) -> str:
+    """Return text whose control characters are pictures of themselves, so that it cannot command a terminal."""
+    return text.translate(PICTURES)
+
+
+def in_colour() -> bool:
+    """Tell whether a person sees what is said, on a terminal with colours."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 @contextmanager

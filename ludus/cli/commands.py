@@ -67,7 +67,7 @@ def shown(prompt: Prompt, tokenizer: Tokenizer, context: int) -> str:
     """Lay tokens out as `id piece`: special tokens bare, text in quotes, so that neither can pass for the other."""
     names = {index: token for token, index in tokenizer.special_ids.items()}
     # Blanks within a piece do not break a line; they are turned back once the lines are laid out.
-    pieces = [f"{token}\0{names.get(token) or quoted(tokenizer.decode_bytes([token]))}" for token in prompt.tokens]
+    pieces = [f"{token}\0{names.get(token) or quoted(tokenizer.piece(token))}" for token in prompt.tokens]
     width = min(WIDEST, shutil.get_terminal_size().columns) - 2
     glued = "  ".join(piece.replace(" ", "\1") for piece in pieces)
     lines = textwrap.wrap(glued, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=True)

@@ -38,9 +38,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from ludus.generation.speaker import Speaker, facts
     from ludus.model import exchange
-    from ludus.runs.folder import find_model
+    from ludus.model.hub import find
 
-    source = find_model(given.words[0])
+    source = find(given.words[0]).folder
     output = Path(given["output"]) if given["output"] else Path(name_of(source) + "-hf")
     check(output, source, given["force"])
     speaker = Speaker.load(source)

@@ -118,6 +118,6 @@ def samples(
     for start in range(0, given["samples"], AT_A_TIME):
         group = min(AT_A_TIME, given["samples"] - start)
         for completion in generate(speaker.model, [prompt.tokens], wanted, generator=generator, group=group):
-            text = speaker.tokenizer.decode(completion.tokens)
+            text = speaker.tokenizer.decode(completion.tokens, beginning=prompt.tokens == [speaker.tokenizer.bos])
             write(f"{text}\n")
             yield {"text": text, "tokens": completion.tokens, "finish": completion.finish}

@@ -171,6 +171,7 @@ def facts_of(tokenizer: "Tokenizer", context: int, seen: int | None, options: di
 def lines_of(found: Inspection, *, colour: bool) -> Iterator[str]:
     """Lay an inspection out as lines."""
     from ludus.text.conversations import told
+    from ludus.text.spans import shown
 
     yield f"{found.source}: {found.read.format}, {len(found.read.chats):,} examples"
     if found.read.left_out:
@@ -187,7 +188,7 @@ def lines_of(found: Inspection, *, colour: bool) -> Iterator[str]:
     for place, spans in found.examples:
         learnt = sum(span.learned for span in spans)
         yield f"\n{place}: {len(spans):,} tokens, {learnt:,} learned"
-        yield from shown(spans[:SHOWN], colour=colour)
+        yield shown(spans[:SHOWN], colour=colour)
         if len(spans) > SHOWN:
             yield f"… {len(spans) - SHOWN:,} more tokens; --html shows them"
 
@@ -198,19 +199,3 @@ def contract_line(contract: "Contract") -> str:
         return "contract: plain text is learned as it is, no template is in play"
     what = "is BROKEN" if contract.errors else "holds"
     return f"contract between training and serving: {what}, checked on {contract.checked:,} conversations"
-
-
-def shown(spans: Sequence["Span"], *, colour: bool) -> Iterator[str]:
-    """Show tokens: coloured, each of them set off from its neighbours, or with ⟦ ⟧ around what is learned."""
-    from ludus.cli.screen import PLAIN, clean
-    from ludus.text.contract import plain
-
-    if not colour:
-        yield clean(plain(spans))
-        return
-    text = ""
-    for index, span in enumerate(spans):
-        style = f"\x1b[48;5;{(22, 28)[index % 2]};38;5;231m" if span.learned else ("\x1b[2m", "\x1b[2;4m")[index % 2]
-        style += ("\x1b[1m" if span.learned else "\x1b[1;35m") if span.special else ""
-        text += f"{style}{clean(span.text)}{PLAIN}".replace("\n", f"↵{PLAIN}\n{style}")
-    yield text

@@ -12,6 +12,7 @@ from ludus.base.console import say
 from ludus.base.errors import ConfigError
 from ludus.cli.arguments import parse_recipe_arguments
 from ludus.cli.stage import PRESETS, RECORD, recorded
+from ludus.recipes.place import Place
 from ludus.recipes.schema import Recipe
 
 FLAGS = {"--help": False, "--json": False, "--quick": False, "--advise": False, "--folder": True}
@@ -21,15 +22,16 @@ PRELOAD = ("ludus.cli.stage", "ludus.recipes.chain")  # what `ludus pretrain` ha
 HELP = """usage: ludus plan [RECIPE] [key=value ...] [device=NAME] [price=X] [text=SIZE] [--quick] [--json]
        ludus plan --advise text=SIZE [budget=X] [device=NAME] [goal="..."] [--json]
 
-Say what a recipe's pretraining will need before it runs: parameters, operations, tokens, memory by part, time, cost,
-the largest micro-batch that fits, and what to change if nothing does. Nothing needs to be built; what is not known yet
-is estimated, and said to be. The device is this machine unless named, and is measured with a few steps in seconds;
---quick only calculates.
+Say what a recipe's pretraining, or its fine-tuning of a model that is brought, will need before it runs: parameters,
+operations, tokens, memory by part, time, cost, the largest micro-batch that fits, and what to change if nothing does.
+Nothing needs to be built; what is not known yet is estimated, and said to be. The device is this machine unless named,
+and is measured with a few steps in seconds; --quick only calculates.
 
 With --advise: train from scratch or fine-tune, for this much text, this budget and this hardware, with the reasons.
 
   ludus plan shakespeare
   ludus plan quickstart model.depth=12 pretrain.rows=8 device=rtx4090
+  ludus plan qlora-instruct model.family=llama model.size=8B device=rtx4090
   ludus plan --advise text=200MB budget=50 device=rtx4090 goal="chat about our manuals"
 
 device=NAME  this (the default), {devices}
@@ -41,7 +43,7 @@ budget=X     dollars; hours where the device costs nothing
 
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
-    arguments = parse_recipe_arguments(argv, FLAGS, (*bare_keys(Recipe, "pretrain"), *OWN))
+    arguments = parse_recipe_arguments(argv, FLAGS, (*bare_keys(Recipe, "pretrain"), *bare_keys(Recipe, "sft"), *OWN))
     if "--help" in arguments.flags:
         from ludus.planning.devices import table
 
@@ -64,17 +66,7 @@ def take_own(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 def plan(recipe: str | None, overrides: Sequence[str], own: dict[str, str], flags: dict[str, Any]) -> int:
     """Plan a recipe and print it."""
     run = Path(recipe) if recipe and (Path(recipe) / RECORD).is_file() else None
-    if run:
-        settings = recorded(run, overrides).settings
-    else:
-        settings = resolve(
-            Recipe,
-            recipe=recipe,
-            presets=PRESETS,
-            environment=os.environ,
-            overrides=overrides,
-            section="pretrain",
-        ).settings
+    settings, stage = settings_of(recipe, overrides, run)
     from ludus.planning import plan as planning
     from ludus.planning import render
 
@@ -84,6 +76,8 @@ def plan(recipe: str | None, overrides: Sequence[str], own: dict[str, str], flag
         settings,
         folder,
         device_of(own, settings.threads or 1),
+        base=Place(settings, folder).base("sft") if stage == "sft" and settings.model.base else None,
+        stage=stage,
         threads=settings.threads or 1,
         text_bytes=round(size_of(own["text"], "text")) if "text" in own else None,
         measure="--quick" not in flags,
@@ -95,6 +89,32 @@ def plan(recipe: str | None, overrides: Sequence[str], own: dict[str, str], flag
     else:
         say(f"ludus plan: {settings.name}\n{render.plan(found)}")
     return 0
+
+
+def settings_of(recipe: str | None, overrides: Sequence[str], run: Path | None) -> tuple[Recipe, str]:
+    """Return the recipe, and the stage to plan: pretraining, or fine-tuning where a model is brought."""
+    if run:
+        settings = recorded(run, overrides).settings
+        return settings, stage_of(settings)
+    problem: ConfigError | None = None
+    for section in ("pretrain", "sft"):  # whose keys may stand without its name
+        try:
+            settings = resolve(
+                Recipe, recipe=recipe, presets=PRESETS, environment=os.environ, overrides=overrides, section=section
+            ).settings
+        except ConfigError as found:
+            problem = problem or found
+            continue
+        if stage_of(settings) == section:
+            return settings, section
+    assert problem is not None
+    raise problem
+
+
+def stage_of(settings: Recipe) -> str:
+    """Name the stage that a plan is for."""
+    tuned = settings.sft.base or settings.model.base or "pretrain" not in settings.stages
+    return "sft" if tuned and "sft" in settings.stages else "pretrain"
 
 
 def advise(own: dict[str, str], *, as_json: bool) -> int:

@@ -7,9 +7,8 @@ answers alone go to standard output, unchanged, and notes to standard error.
 import sys
 from collections.abc import Mapping
 
-# Tabs and ends of lines stay; escape, bell, carriage return and the 8-bit controls would move the cursor or worse.
-PICTURES = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
-PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+from ludus.base.console import clean as clean
+
 DIM, BOLD, PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 
@@ -47,8 +46,3 @@ class Screen:
             return text
         marks = ("\x01", "\x02") if prompt else ("", "")
         return f"{marks[0]}{BOLD}{marks[1]}{text}{marks[0]}{PLAIN}{marks[1]}"
-
-
-def clean(text: str) -> str:
-    """Return text whose control characters are pictures of themselves."""
-    return text.translate(PICTURES)

@@ -18,7 +18,7 @@ class Verb(NamedTuple):
     group: str = MAKE
 
 
-STAGES = ("corpus", "tokenizer", "data", "model", "pretrain", "exercises", "sft", "dpo", "grpo", "evaluate")
+STAGES = ("corpus", "tokenizer", "data", "model", "pretrain", "exercises", "sft", "compare", "dpo", "grpo", "evaluate")
 
 VERBS: dict[str, Verb] = {
     "run": Verb(STAGE, "every stage of a recipe, from raw text to an evaluated assistant", STAGES),
@@ -29,13 +29,18 @@ VERBS: dict[str, Verb] = {
     "sft": Verb(STAGE, "fine-tune on good answers", ("data", "sft")),
     "dpo": Verb(STAGE, "learn from pairs of better and worse answers", ("data", "dpo")),
     "grpo": Verb(STAGE, "learn from rewards that can be checked", ("data", "grpo")),
+    "inspect": Verb(
+        "ludus.cli.inspect", "what a model would learn from data, token by token, and what is wrong with it", group=LOOK
+    ),
     "resume": Verb("ludus.cli.resume", "go on with a run that was stopped"),
     "plan": Verb("ludus.cli.plan", "what a run will need, before it runs; from scratch or fine-tune"),
     "scaling": Verb("ludus.cli.scaling", "fit how the loss falls with size and text, and predict a larger run"),
     "sweep": Verb("ludus.cli.sweep", "run a recipe with several values of a setting and compare"),
+    "peft": Verb("ludus.cli.peft", "`peft bench`: every kind of adapter on the same data, compared"),
     "chat": Verb("ludus.cli.chat", "talk with a model", group=USE),
     "generate": Verb("ludus.cli.generate", "complete a prompt", group=USE),
     "studio": Verb("ludus.cli.studio", "watch runs and chat in the browser; an OpenAI-compatible server", group=USE),
+    "merge": Verb("ludus.cli.merge", "fold an adapter into its base, with a certificate", group=USE),
     "export": Verb("ludus.cli.export", "write a model folder for other software", group=USE),
     "evaluate": Verb(STAGE, "score each stage on held-out questions, with error bars", ("data", "evaluate"), LOOK),
     "report": Verb("ludus.cli.report", "one page about a run, or one that compares several", group=LOOK),

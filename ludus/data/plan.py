@@ -47,9 +47,11 @@ def together(parts: Sequence[Packed]) -> Packed:
     return Packed(np.concatenate([part.ranges for part in parts]), np.concatenate([part.counts for part in parts]))
 
 
-def pack(ranges: np.ndarray, length: int, generator: np.random.Generator | None = None) -> Packed:
-    """Fit pieces into rows, and shuffle the rows where there is a generator."""
-    rows = best_fit(ranges[:, 1] - ranges[:, 0], length)
+def pack(
+    ranges: np.ndarray, length: int, generator: np.random.Generator | None = None, *, alone: bool = False
+) -> Packed:
+    """Fit pieces into rows, or give each a row `alone`, and shuffle the rows where there is a generator."""
+    rows = [[piece] for piece in range(len(ranges))] if alone else best_fit(ranges[:, 1] - ranges[:, 0], length)
     if generator is not None:
         rows = [rows[row] for row in generator.permutation(len(rows)).tolist()]
     pieces = np.fromiter(chain.from_iterable(rows), np.int64)
@@ -74,11 +76,14 @@ class Block:
 class Plan:
     """Deal out packed rows; the end of an epoch is followed by the next, so that no row is dropped.
 
-    `pieces(epoch)` gives the pieces of that epoch, each at most `length` tokens; `size` is how many make a block.
+    `pieces(epoch)` gives the pieces of that epoch, each at most `length` tokens; `size` is how many make a block. Each
+    stands `alone` in its row, or with others.
     """
 
-    def __init__(self, pieces: Callable[[int], Pieces], *, length: int, seed: int, size: int = BLOCK) -> None:
-        self.pieces, self.length, self.seed, self.size = pieces, length, seed, size
+    def __init__(
+        self, pieces: Callable[[int], Pieces], *, length: int, seed: int, size: int = BLOCK, alone: bool = False
+    ) -> None:
+        self.pieces, self.length, self.seed, self.size, self.alone = pieces, length, seed, size, alone
         self.epoch, self.block, self.cursor, self.dropped = 0, 0, 0, 0
         self._epoch: tuple[int, Pieces] | None = None
         self._block: Block | None = None
@@ -111,7 +116,7 @@ class Plan:
                 wanted = np.arange(first, min(first + self.size, len(pieces)))
                 numbers = shuffled(wanted, len(pieces), derive_seed(self.seed, "epoch", epoch))
             ranges = pieces[numbers]
-            rows = pack(ranges, self.length, generator)
+            rows = pack(ranges, self.length, generator, alone=self.alone)
             dropped = int((ranges[:, 1] - ranges[:, 0]).sum() - rows.sizes.sum())
             self._block = Block(epoch, number, rows, np.cumsum([0, *rows.counts]), dropped)
         return self._block

@@ -23,7 +23,8 @@ ByBatch = Callable[[int], int]  # a number by the number of the batch, as ramps 
 class Rows:
     """Yield batches of `rows` packed rows, epoch after epoch.
 
-    `pieces(epoch)` gives the pieces of that epoch as (pieces, 2) starts and stops into `tokens` and `weights`.
+    `pieces(epoch)` gives the pieces of that epoch as (pieces, 2) starts and stops into `tokens` and `weights`. Each
+    stands `alone` in a row, then no longer than the longest of a batch, or is packed with others.
     With several `ranks`, consecutive batches go to the ranks in turn. `rows` may depend on the number of the batch, and
     so may `context`, the predictions in a row, which are cut shorter where it says less than `length` - 1.
     """
@@ -42,9 +43,10 @@ class Rows:
         ranks: int = 1,
         context: ByBatch | None = None,
         block: int = BLOCK,
+        alone: bool = False,
     ) -> None:
         self.stream, self.weights = plain(tokens), weights
-        self.planned = Plan(pieces, length=length, seed=seed, size=block)
+        self.planned = Plan(pieces, length=length, seed=seed, size=block, alone=alone)
         self.length, self.pad_token, self.rank, self.ranks = length, pad_token, rank, ranks
         self.rows = rows if callable(rows) else lambda batch: rows
         self.context = context
@@ -56,11 +58,12 @@ class Rows:
     def __next__(self) -> Batch:
         count = self.rows(self.batches)
         taken = [self.planned.take(count) for _ in range(self.ranks)]
-        batch = read(self.stream, self.weights, taken[self.rank], length=self.length, pad_token=self.pad_token)
+        length = max(int(rows.sizes.max()) for rows in taken) if self.planned.alone else self.length
+        batch = read(self.stream, self.weights, taken[self.rank], length=length, pad_token=self.pad_token)
         tokens = sum(int(rows.sizes.sum()) for rows in taken)
         self.tokens += tokens
         self.trained += tokens - sum(len(rows.ranges) for rows in taken)  # but for each piece's first, which begins it
-        self.padded += count * self.ranks * self.length - tokens
+        self.padded += count * self.ranks * length - tokens
         self.batches += 1
         return batch if self.context is None else shorten(batch, self.context(self.batches - 1))
 

@@ -40,11 +40,11 @@ def ask(
         render(tokenizer, [{"role": "user", "content": exercise.prompt}], generation_prompt=True).tokens
         for exercise in exercises
     ]
-    sampling = Sampling(max_new_tokens, frozenset([tokenizer.end]), temperature=0)
+    sampling = Sampling(max_new_tokens, frozenset(tokenizer.ends), temperature=0)
     completions = generate(model, prompts, sampling, rows=rows)
     answers = []
     for index, (exercise, completion) in enumerate(zip(exercises, completions, strict=True)):
-        response, finished = tokenizer.decode(completion.tokens), completion.finish == "stop"
+        response, finished = tokenizer.decode(completion.tokens, beginning=False), completion.finish == "stop"
         verdict = verify(response, exercise.answer, finished=finished)
         answers.append(
             Answer(

@@ -121,7 +121,8 @@ class Answer:
             if token in self._sampling.stop:
                 self.finish = "stop"
                 break
-            yield from self._given(decoder.decode(token_bytes(self._tokenizer, token)))
+            first = len(self.tokens) == 1 and self.prompt.tokens == [self._tokenizer.bos]
+            yield from self._given(decoder.decode(token_bytes(self._tokenizer, token, beginning=first)))
         yield from self._given(decoder.decode(b"", final=True))
 
     def _given(self, piece: str) -> Iterator[str]:
@@ -130,9 +131,12 @@ class Answer:
             yield piece
 
 
-def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
-    """Return a token's bytes; none for a special one, or one that only pads the model's vocabulary."""
-    return tokenizer.decode_bytes([token]) if token < tokenizer.vocabulary_size else b""
+def token_bytes(tokenizer: Tokenizer, token: int, *, beginning: bool = False) -> bytes:
+    """Return a token's bytes; none for a special one, or one that only pads the model's vocabulary.
+
+    At the `beginning` of a text without the space that SentencePiece puts there.
+    """
+    return tokenizer.decode_bytes([token], beginning=beginning) if token < tokenizer.vocabulary_size else b""
 
 
 @dataclass

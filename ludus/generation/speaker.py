@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ludus.adapters.files import recorded
+from ludus.adapters.opening import open_model
+from ludus.adapters.virtual import room
 from ludus.base.errors import CheckpointError, TokenizerMismatch
 from ludus.base.files import read_json
-from ludus.model import exchange
+from ludus.model.hub import ADAPTER, find
 from ludus.model.transformer import Transformer
-from ludus.runs.folder import find_model
+from ludus.text.binding import require_same
 from ludus.text.template import SPECIALS
+from ludus.text.templates import choose
 from ludus.text.tokenizer import Tokenizer
 
 BASE_STAGE = "pretrain"
@@ -32,8 +37,10 @@ class Speaker:
             CheckpointError: the model is damaged, or none that ludus can run.
             TokenizerMismatch: the tokenizer beside it is not its own.
         """
-        folder = find_model(path)
-        model, tokenizer = exchange.load(folder), Tokenizer.load(folder)
+        folder = find(path).folder
+        own = Tokenizer.load(folder)
+        require_same(own, bound_to(folder), model=str(folder))
+        model, tokenizer = open_model(folder, quantise="as-trained"), choose(own)
         if tokenizer.vocabulary_size > model.shape.vocabulary:
             raise TokenizerMismatch(
                 f"{folder} has a tokenizer of {tokenizer.vocabulary_size} tokens and a model of "
@@ -44,14 +51,14 @@ class Speaker:
     @property
     def context(self) -> int:
         """Return how many tokens the model sees at once."""
-        return self.model.shape.context
+        return room(self.model)
 
     @property
     def stops(self) -> frozenset[int]:
         """Return the tokens that end an answer: the end of a turn, and any that would begin another."""
         tokenizer = self.tokenizer
         turns = (index for token, index in tokenizer.special_ids.items() if token in SPECIALS)
-        return frozenset([tokenizer.end, tokenizer.bos, *turns])
+        return frozenset([*tokenizer.ends, tokenizer.bos, *turns])
 
     @property
     def only_continues(self) -> bool:
@@ -60,8 +67,24 @@ class Speaker:
 
 
 def facts(folder: Path) -> dict[str, str]:
-    """Return what a model's `config.json` says about its making, as text; nothing for a model of other software."""
+    """Return what a model or an adapter says about its making, as text; nothing for one of other software."""
+    if (folder / ADAPTER).is_file():
+        found: Any = recorded(folder)
+        return {key: str(found[key]) for key in ("run", "stage", "steps") if key in found}
+    found = _ours(folder).get("facts")
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def bound_to(folder: Path) -> str | None:
+    """Return the hash of the tokenizer that a model was trained with; None where it does not say."""
+    found = _ours(folder).get("tokenizer")
+    return found if isinstance(found, str) else None
+
+
+def _ours(folder: Path) -> dict[str, Any]:
+    """Return what ludus wrote into a model's `config.json`; an adapter and a bare file of weights have none."""
+    if not (folder / "config.json").is_file():
+        return {}
     config = read_json(folder / "config.json", CheckpointError)
     ours = config.get("ludus") if isinstance(config, dict) else None
-    found = ours.get("facts") if isinstance(ours, dict) else None
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+    return ours if isinstance(ours, dict) else {}

@@ -18,7 +18,7 @@ def reference_logps(model: Transformer, pairs: Sequence[Pair], *, pad_token: int
     starts = range(0, len(pairs), size)
     for start in track(starts, "  reference", total=len(starts)):
         chosen = order[start : start + size]
-        batch = stack([pairs[index] for index in chosen], pad_token)
+        batch = stack([pairs[index] for index in chosen], pad_token).to(model.embed_tokens.weight.device)
         logps = (batch.weights * frozen_logps(model, batch)).sum(dim=1)
-        found[chosen] = torch.stack(logps.chunk(2), dim=1).numpy()
+        found[chosen] = torch.stack(logps.chunk(2), dim=1).cpu().numpy()
     return found

@@ -74,7 +74,8 @@ def config_of(
     if layout is not OWN:
         said = dataclasses.asdict(layout.read(config, Path()))
         own = {name: value for name, value in own.items() if value != said[name]}  # what changes no logit
-    return config | {"ludus": {"architecture": own, **({"facts": dict(extra)} if extra else {})}}
+    bound = {} if tokenizer is None else {"tokenizer": tokenizer.hash}
+    return config | {"ludus": {"architecture": own, **bound, **({"facts": dict(extra)} if extra else {})}}
 
 
 def layout_of(config: Any, folder: Path) -> Layout:

@@ -107,6 +107,10 @@ class _Turned(torch.autograd.Function):
 
 def _turned(heads: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     heads = heads.to(torch.promote_types(heads.dtype, cos.dtype))
+    if torch.compiler.is_compiling():  # which loses what is written into views
+        first, second = _pairs(heads, interleaved)
+        pairs = first * cos - second * sin, second * cos + first * sin
+        return torch.stack(pairs, dim=-1).flatten(-2) if interleaved else torch.cat(pairs, dim=-1)
     turned = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
     (first, second), (new_first, new_second) = _pairs(heads, interleaved), _pairs(turned, interleaved)
     torch.mul(first, cos, out=new_first).addcmul_(second, sin, value=-1)

@@ -93,6 +93,7 @@ SIZES: dict[str, dict[str, Size]] = {
         "1B": _llama3(16, 2048, 32, 8192, tied=True),
         "3B": _llama3(28, 3072, 24, 8192, tied=True),
         "8B": _llama3(32, 4096, 32, 14_336, tied=False),
+        "70B": _llama3(80, 8192, 64, 28_672, tied=False),
     },
     "modern": {f"d{layers}": Size(layers) for layers in (4, 6, 8, 10, 12, 16, 20, 24)},
 }

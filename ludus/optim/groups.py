@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ludus.optim.adamw import AdamW
+from ludus.optim.compact import adamw
 from ludus.optim.muon import Muon, Recipe
 from ludus.optim.settings import ROLES, AdamWSettings, MuonSettings, role_decays, role_rates
 
@@ -20,7 +21,9 @@ EMBEDDINGS = ("embed_tokens", "embed_positions")
 
 
 def role(name: str, parameter: Tensor) -> str:
-    """Name the role of a parameter."""
+    """Name the role of a parameter; virtual tokens, which stand before a text, are embeddings."""
+    if name.startswith("virtual."):
+        return "embedding"
     if parameter.dim() < 2 or "convolution" in name:
         return "scalar"
     if any(word in name for word in EMBEDDINGS):
@@ -152,7 +155,8 @@ def build(
             recipe = Recipe(precision=precision, **settings.model_dump(include=set(Recipe.__dataclass_fields__)))
             parts["muon"] = Muon(matrices, rank=rank, ranks=ranks, recipe=recipe)
     if groups:
-        parts["adamw"] = AdamW(
+        parts["adamw"] = adamw(
+            getattr(settings, "state", "float32"),
             groups,
             betas=(settings.beta1, settings.beta2),
             epsilon=settings.epsilon,

@@ -22,13 +22,17 @@ from torch.utils._pytree import tree_leaves
 
 from ludus.data.batch import Batch
 from ludus.learning.objectives.next_token import next_token
+from ludus.model import head
 from ludus.model.transformer import Transformer
 from ludus.optim import groups
 from ludus.parallel.recomputation import recompute
+from ludus.planning import tuning
 from ludus.planning.work import Work
 
 MOST_LAYERS = 16  # that are gone through one by one; deeper models are extended in a straight line
+MOST_ADAPTED_LAYERS = 4  # each of which is many more steps
 MOST_PIECES, LOGITS_AT_A_TIME = 16, 1 << 20
+FEWEST_ROWS = 32  # of logits at a time
 PARTS = {
     "embed_tokens": "embedding",
     "embed_positions": "embedding",
@@ -53,6 +57,7 @@ class Ledger:
     moment: str
     standing: int
     saved: int  # kept by the forward pass for the backward pass
+    frozen: int = 0  # of what stands, what never changes, and so is in no checkpoint
 
     @property
     def peak(self) -> int:
@@ -158,7 +163,10 @@ def _from_small(work: Work) -> Ledger:
 
     names = {name for pair in found for each in pair for name in each.parts}
     parts = {name: extend(lambda each, name=name: each.parts.get(name, 0)) for name in names}
-    return Ledger(parts, found[1][1].moment, extend(lambda each: each.standing), extend(lambda each: each.saved))
+    standing, saved, frozen = (
+        extend(lambda each, what=what: getattr(each, what)) for what in ("standing", "saved", "frozen")
+    )
+    return Ledger(parts, found[1][1].moment, standing, saved, frozen)
 
 
 def _extended(work: Work) -> Ledger:
@@ -169,9 +177,10 @@ def _extended(work: Work) -> Ledger:
     if work.rows > 2 * most:
         few, more = (_extended(work.with_(rows=rows)) for rows in (most, 2 * most))
         return _line(few, more, (work.rows - 2 * most) / most)
-    if work.shape.layers > MOST_LAYERS:
-        few, more = (_walk(work.with_layers(count)) for count in (MOST_LAYERS // 2, MOST_LAYERS))
-        return _line(few, more, (work.shape.layers - MOST_LAYERS) / (MOST_LAYERS - MOST_LAYERS // 2))
+    deep = MOST_ADAPTED_LAYERS if work.adapter else MOST_LAYERS
+    if work.shape.layers > deep:
+        few, more = (_walk(work.with_layers(count)) for count in (deep // 2, deep))
+        return _line(few, more, (work.shape.layers - deep) / (deep - deep // 2))
     return _walk(work)
 
 
@@ -182,20 +191,24 @@ def _line(few: Ledger, more: Ledger, far: float) -> Ledger:
         return max(0, round(high + (high - low) * far))
 
     parts = {name: extend(few.parts.get(name, 0), more.parts.get(name, 0)) for name in {*few.parts, *more.parts}}
-    return Ledger(parts, more.moment, extend(few.standing, more.standing), extend(few.saved, more.saved))
+    standing, saved, frozen = (
+        extend(getattr(few, what), getattr(more, what)) for what in ("standing", "saved", "frozen")
+    )
+    return Ledger(parts, more.moment, standing, saved, frozen)
 
 
 def _walk(work: Work, *, fake: bool = True) -> Ledger:
     """Go through two steps, on tensors without content unless not `fake`; the second is like all that follow."""
     batches = [batch(work) for _ in range(work.accumulate if work.accumulate < 3 else 2)]  # later ones are like these
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
-    with mode, torch.random.fork_rng(devices=[]), _Count(fake=fake) as count:
+    with _head_as_there(work), mode, torch.random.fork_rng(devices=[]), _Count(fake=fake) as count:
         count.time = work.context
         if isinstance(mode, FakeTensorMode):  # what the model computes of documents it computes without content
             batches = [dataclasses.replace(one, documents=_without_content(one.documents, mode)) for one in batches]
         model = prepare(work)
-        for parameter in model.parameters():
-            count.rename(parameter, WEIGHTS)
+        labels = tuning.label(model, work)
+        for tensor in labels or model.parameters():
+            count.rename(tensor, labels.get(tensor, WEIGHTS))
         optimizer = groups.build(model.named_parameters(), work.optimizer, precision=getattr(torch, work.precision))
         with _owners(model, count), _gradients(model, count):
             for step in range(2):
@@ -205,7 +218,22 @@ def _walk(work: Work, *, fake: bool = True) -> Ledger:
                 saved = _step(batches, model, optimizer, count)
         count.live += Counter()  # what has gone to zero is no part
         parts = {name: size for name, size in count.at_peak.items() if size}
-    return Ledger(parts, count.peak_moment, standing, saved)
+    frozen = sum(parts.get(name, 0) for name in (tuning.FROZEN, tuning.QUANTISED))
+    return Ledger(parts, count.peak_moment, standing, saved, frozen)
+
+
+@contextlib.contextmanager
+def _head_as_there(work: Work) -> Iterator[None]:
+    """Let the head work on as many logits at a time as on the work's device, and never on a few of a large vocabulary.
+
+    On a processor it takes some at a time that stay in its cache: hundreds of steps without content, and no memory.
+    """
+    before = head.CACHED_ENTRIES
+    head.CACHED_ENTRIES = 1 << 40 if work.on_gpu else max(before, FEWEST_ROWS * work.shape.vocabulary)
+    try:
+        yield
+    finally:
+        head.CACHED_ENTRIES = before
 
 
 def _without_content(tensor: Tensor | None, mode: FakeTensorMode) -> Tensor | None:
@@ -214,14 +242,17 @@ def _without_content(tensor: Tensor | None, mode: FakeTensorMode) -> Tensor | No
 
 def prepare(work: Work) -> Transformer:
     """Return the model of the work, with weights that were not drawn."""
-    return dress(Transformer(work.shape), work)
+    return dress(tuning.blank(work), work)
 
 
 def dress(model: Transformer, work: Work) -> Transformer:
     """Set a model's precision, attention and recomputation to those of the work, ready to train."""
     model.precision = getattr(torch, work.precision)
-    if work.backend != "auto":
-        set_backend(model, work.backend)
+    backend = "fused" if work.on_gpu and work.backend == "auto" else work.backend
+    if backend != "auto":
+        set_backend(model, backend)
+    if work.on_gpu:
+        model.head_chunk_entries = head.ACCELERATOR_ENTRIES  # type: ignore[assignment]
     if work.recompute:
         recompute(model)
     return model.train()

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ludus.model.cost import flops_per_token, parameters
-from ludus.planning import chinchilla, memory_errors, micro_batch, spending, text, work
+from ludus.planning import chinchilla, memory_errors, micro_batch, spending, text, tuning, work
 from ludus.planning.devices import Device
-from ludus.planning.work import Work
+from ludus.planning.work import BYTES, Work
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,19 @@ class Plan:
     duration: spending.Duration
     fit: micro_batch.Fit
     advice: tuple[str, ...]
+    stage: str = "pretrain"
 
     @property
     def epochs(self) -> float | None:
         """Return how often the text is gone through, None where its length is not known."""
         return self.work.tokens / self.text.tokens if self.text.tokens else None
+
+    @property
+    def trained(self) -> int:
+        """Count the parameters that are trained."""
+        return (
+            self.memory.parts.get(tuning.ADAPTER, 0) // BYTES["float32"] if self.work.adapter else self.work.parameters
+        )
 
     @property
     def cost(self) -> float:
@@ -42,7 +50,9 @@ class Plan:
         """Return plain values."""
         work, shape = self.work, self.work.shape
         return {
+            "stage": self.stage,
             "parameters": {**parameters(shape), "total": work.parameters},
+            "trained": self.trained,
             "flops": {"per_token": flops_per_token(shape, work.context), "run": work.flops},
             "tokens": {
                 "trained": work.tokens,
@@ -79,15 +89,24 @@ def make(
     folder: Path,
     device: Device,
     *,
+    base: Path | None = None,
+    stage: str = "pretrain",
     threads: int,
     text_bytes: int | None = None,
     measure: bool = True,
     preload: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Plan:
-    """Plan a recipe's pretraining on a device; on this machine with a few measured steps, unless not to `measure`."""
-    found = text.of_recipe(recipe, folder, text_bytes)
-    todo = work.pretraining(recipe, found, native_bfloat16=device.native_bfloat16)
+    """Plan a recipe's pretraining on a device, or the fine-tuning of the model at `base`.
+
+    On this machine with a few measured steps, unless not to `measure`.
+    """
+    if stage == "sft":
+        todo = tuning.tuning(recipe, base, native_bfloat16=device.native_bfloat16, on_gpu=device.kind == "gpu")
+        found = tuning.text_of(recipe, todo.shape.vocabulary)
+    else:
+        found = text.of_recipe(recipe, folder, text_bytes)
+        todo = work.pretraining(recipe, found, native_bfloat16=device.native_bfloat16)
     here = device.key == "this"
     limit = round(micro_batch.MARGIN * device.memory_bytes)
 
@@ -111,5 +130,6 @@ def make(
         memory=spending.memory(todo, device, probed),
         duration=spending.duration(todo, device, probed),
         fit=fit,
-        advice=tuple(memory_errors.advice(todo, fit, device.memory_bytes, total)),
+        advice=tuple(memory_errors.advice(todo, fit, device.memory_bytes, total, stage=stage)),
+        stage=stage,
     )

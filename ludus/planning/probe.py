@@ -85,6 +85,7 @@ def run(work: Work, *, threads: int, preload: Sequence[str] = (), begun: float |
     from ludus.learning.objectives.next_token import next_token
     from ludus.model.transformer import build
     from ludus.optim import groups
+    from ludus.planning import tuning
     from ludus.planning.ledger import batch, dress
     from ludus.runs.cost import Cost
 
@@ -94,7 +95,7 @@ def run(work: Work, *, threads: int, preload: Sequence[str] = (), begun: float |
     start_seconds = time.time() - begun if begun else 0.0
     cost = Cost()
     start_bytes = cost.so_far()[2]
-    model = dress(build(work.shape, seed=0), work)
+    model = dress(tuning.prepared(build(work.shape, seed=0), work), work)
     optimizer = groups.build(model.named_parameters(), work.optimizer, precision=model.precision)
     batches = [batch(work) for _ in range(min(2, work.accumulate))]
     micro: list[float] = []

@@ -70,6 +70,7 @@ def _model(found: Plan) -> list[tuple[str, str]]:
     return [
         *rows,
         ("parameters", f"{work.parameters:>14,}"),
+        *([("trained", f"{found.trained:>14,} ({found.trained / work.parameters:.2%})")] if work.adapter else []),
         ("operations", f"{per_token / 1e6:,.1f} M a token, {work.flops:.2e} in all, {work.precision} products"),
         ("vocabulary", f"{found.text.vocabulary:,} ({found.text.vocabulary_origin})"),
     ]
@@ -83,6 +84,8 @@ def _tokens(found: Plan) -> list[tuple[str, str]]:
     rows.append(("available", available))
     if found.epochs is not None:
         rows.append(("repetition", chinchilla.epochs_verdict(found.epochs)))
+    if found.stage != "pretrain":
+        return rows
     return [*rows, ("ratio", chinchilla.verdict(work.parameters, work.tokens))]
 
 

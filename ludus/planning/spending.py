@@ -117,7 +117,7 @@ def memory(work: Work, device: Device, measured: Sequence[probe.Probe] = ()) -> 
     if work.averages:
         parts["averaged weights"] = work.averages * BYTES["float32"] * work.parameters
     if work.copies_checkpoints and device.kind == "cpu":  # the copy is the processor's
-        parts[CHECKPOINT] = counted.standing + parts.get("averaged weights", 0)
+        parts[CHECKPOINT] = counted.standing - counted.frozen + parts.get("averaged weights", 0)
     if measured:
         process, holes = _beside(work, counted.peak, measured)
         # The heap goes on tearing for some dozens of steps, more than a probe takes.

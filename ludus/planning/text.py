@@ -89,8 +89,9 @@ def _vocabulary(recipe: Any, folder: Path) -> tuple[int, str]:
     for place in (folder / "tokenizer" / "tokenizer", settings.path and Path(settings.path).expanduser()):
         if place and place.exists():
             from ludus.text.tokenizer import Tokenizer
+            from ludus.text.train import with_own_template
 
-            return Tokenizer.load(place).vocabulary_size, f"of {place}"
+            return with_own_template(Tokenizer.load(place)).vocabulary_size, f"of {place}"
     published = named_size(recipe.model.family, recipe.model.size)
     if settings.path and published and published.vocabulary:  # of the hub, and not on this machine yet
         return published.vocabulary, f"as model.size={recipe.model.size} was published with"

@@ -23,7 +23,9 @@ class Work:
 
     `rows` of `context` predictions make a micro-batch, `accumulate` of those a step. `packed` rows hold several
     documents, whose mask is a tensor of its own. `backend` is the attention's, "auto" for the model's own choice;
-    `recompute` layers forget their activations; `averages` counts further copies of the weights.
+    `recompute` layers forget their activations; `averages` counts further copies of the weights. `adapter` is what is
+    trained on frozen weights, as JSON, empty where all weights train; the frozen ones are kept in `weights`, or
+    `quantise`d. `on_gpu`, attention and head choose otherwise than on a processor.
     """
 
     shape: Architecture
@@ -43,6 +45,10 @@ class Work:
     sample_prompts: int = 0
     sample_tokens: int = 0
     checkpoints: int = 1
+    adapter: str = ""
+    quantise: str = "none"
+    weights: str = "float32"
+    on_gpu: bool = False
 
     @property
     def tokens_per_step(self) -> int:
@@ -61,8 +67,12 @@ class Work:
 
     @property
     def flops(self) -> float:
-        """Count the floating-point operations of all steps, without validation and samples."""
-        return float(flops_per_token(self.shape, self.context)) * self.tokens
+        """Count the floating-point operations of all steps, without validation and samples.
+
+        Frozen weights have no gradient of their own, a third of the products.
+        """
+        share = 2 / 3 if self.adapter else 1.0
+        return float(flops_per_token(self.shape, self.context)) * self.tokens * share
 
     @property
     def copies_checkpoints(self) -> bool:
@@ -98,13 +108,13 @@ def pretraining(recipe: Any, text: Text, *, native_bfloat16: bool | None = None)
         packed=text.packed,
         backend=str(getattr(recipe.model, "attention", None) or "auto"),
         recompute=bool(getattr(settings, "recompute", False)),
-        averages=_averages(getattr(settings, "average", None)),
+        averages=averages(getattr(settings, "average", None)),
         validation_rows=min(settings.validation_rows, text.validation_rows(data.context)),
-        validations=_times(settings.steps, settings.validate_every),
-        samples=_times(settings.steps, settings.sample_every),
+        validations=times(settings.steps, settings.validate_every),
+        samples=times(settings.steps, settings.sample_every),
         sample_prompts=len(settings.prompts),
         sample_tokens=settings.sample_tokens,
-        checkpoints=_times(settings.steps, settings.checkpoint_every),
+        checkpoints=times(settings.steps, settings.checkpoint_every),
     )
 
 
@@ -119,14 +129,14 @@ def precision_of(asked: str, native_bfloat16: bool | None = None) -> str:
     return str(choose("auto")[0]).removeprefix("torch.")
 
 
-def _averages(settings: Any) -> int:
+def averages(settings: Any) -> int:
     """Count the copies of the weights that an average of them keeps."""
     if settings is None:
         return 0
     return 1 if settings.decay is not None else settings.last_steps or 0
 
 
-def _times(steps: int, every: int | None) -> int:
+def times(steps: int, every: int | None) -> int:
     """Count how often something happens that happens every so many steps, and after the last."""
     return -(-steps // every) if every else 1
 

@@ -15,7 +15,7 @@ from typing import Any
 from ludus.base.console import say
 from ludus.base.errors import RunError
 from ludus.base.files import read_json, remove_folder, write_json
-from ludus.recipes import corpus, dpo, evaluate, exercises, grpo, pretrain, report, sft, tokenizer
+from ludus.recipes import compare, corpus, dpo, evaluate, exercises, grpo, pretrain, report, sft, tokenizer
 from ludus.recipes.place import Place, Stage
 from ludus.runs.artefacts import artefact, check_readable
 from ludus.runs.folder import RunFolder, hold
@@ -29,6 +29,7 @@ STAGES: dict[str, Stage] = {
         pretrain.STAGE,
         exercises.STAGE,
         sft.STAGE,
+        compare.STAGE,
         dpo.CONTROL,
         dpo.STAGE,
         grpo.STAGE,

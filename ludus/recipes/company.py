@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ludus.adapters import virtual
 from ludus.base.console import Meter, say
 from ludus.base.errors import DiskFull
 from ludus.base.seeds import derive_seed
@@ -149,7 +150,7 @@ class Company:
         with self.final_weights():
             completions = generate(run.model, list(work.prompts.values()), self._sampling(), generator=generator)
         for prompt, completion in zip(work.prompts, completions, strict=True):
-            text = work.tokenizer.decode(completion.tokens)
+            text = work.tokenizer.decode(completion.tokens, beginning=False)
             self.samples.append({"step": run.step, "prompt": prompt, "text": text})
 
     def _sampling(self) -> Sampling:
@@ -157,7 +158,7 @@ class Company:
         shape, wanted = self.work.model.shape, self.work.sampling
         if shape.position != "learned" or not self.work.prompts:
             return wanted
-        room = shape.context - max(map(len, self.work.prompts.values()))
+        room = virtual.room(self.work.model) - max(map(len, self.work.prompts.values()))
         return replace(wanted, max_new_tokens=max(1, min(wanted.max_new_tokens, room)))
 
     def _flops(self) -> float:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ludus.adapters.surgery import switched_off
+from ludus.adapters.virtual import virtual_of
 from ludus.base.console import say
 from ludus.base.files import folder_in_progress, sha256_json
 from ludus.base.seeds import derive_seed
@@ -15,9 +17,10 @@ from ludus.learning.loop import Objective
 from ludus.learning.objectives.preference import direct_preference
 from ludus.learning.reference import reference_logps
 from ludus.model.transformer import Transformer
+from ludus.recipes.base import load_base
 from ludus.recipes.conversations import example, fitting, style_pairs
 from ludus.recipes.place import Made, Place, Stage
-from ludus.recipes.training import Fit, fit, load_base, prepare, questions, tuning_inputs, tuning_needs, tuning_settings
+from ludus.recipes.training import Fit, fit, prepare, questions, tuning_inputs, tuning_needs, tuning_settings
 from ludus.runs.artefacts import sha256_artefact
 from ludus.runs.manifest import Manifest
 from ludus.text.conversations import read_preferences
@@ -38,9 +41,10 @@ def make_control(place: Place, manifest: Manifest) -> Made:
 def _fit(place: Place, manifest: Manifest, name: str, objective: Objective) -> Made:
     recipe, settings = place.recipe, place.recipe.dpo
     model, tokenizer, base = load_base(place, "dpo")
-    model = prepare(place, model, settings, dropout=False)
+    model = prepare(place, model, settings, tokenizer, dropout=False)
     pairs = preferences(place, tokenizer)
-    reference = cached_reference(place.folder / "reference", base, model, pairs, tokenizer.pad)
+    kept = f"{settings.quantise} {settings.weights}"
+    reference = cached_reference(place.folder / "reference", base, model, pairs, tokenizer.pad, kept)
     work = Fit(
         name=name,
         settings=settings,
@@ -51,7 +55,7 @@ def _fit(place: Place, manifest: Manifest, name: str, objective: Objective) -> M
             pairs, reference, size=settings.pairs, pad_token=tokenizer.pad, seed=derive_seed(recipe.seed, "dpo")
         ),
         prompts=questions(place, tokenizer),
-        sampling=Sampling(recipe.evaluate.max_new_tokens, frozenset([tokenizer.end]), temperature=0),
+        sampling=Sampling(recipe.evaluate.max_new_tokens, frozenset(tokenizer.ends), temperature=0),
         show=("loss", "margin"),
     )
     return fit(place, manifest, work, base=base)
@@ -69,18 +73,22 @@ def preferences(place: Place, tokenizer: Tokenizer) -> list[Pair]:
     return [made[number] for number in fitting(made, place.recipe.data.context)]
 
 
-def cached_reference(folder: Path, base: Path, model: Transformer, pairs: list[Pair], pad_token: int) -> np.ndarray:
+def cached_reference(
+    folder: Path, base: Path, model: Transformer, pairs: list[Pair], pad_token: int, kept: str
+) -> np.ndarray:
     """Return the reference's log-probabilities, computed once for this model at its precision and this data.
 
-    `model` may carry a fresh adapter, which is the identity.
+    `model` may carry a fresh adapter, which is the identity, or virtual tokens, which are looked past. `kept` says how
+    its frozen weights are kept.
     """
     texts = [[answer[0].tolist() for answer in pair] for pair in pairs]
-    key = sha256_json([sha256_artefact(base), str(model.precision), texts])
+    key = sha256_json([sha256_artefact(base), str(model.precision), kept, texts])
     file = folder / f"{key[:16]}.npy"
     if file.exists():
         say("  reference log-probabilities: as computed before")
         return np.load(file, allow_pickle=False)
-    found = reference_logps(model, pairs, pad_token=pad_token)
+    frozen = switched_off(model) if virtual_of(model) is not None else model
+    found = reference_logps(frozen, pairs, pad_token=pad_token)
     with folder_in_progress(folder) as temp:
         np.save(temp / file.name, found, allow_pickle=False)
     return found

@@ -1,8 +1,5 @@
 """Reinforcement learning with a verifier: sample groups of answers, reward the right ones, follow the advantage."""
 
-import copy
-
-from ludus.adapters.surgery import adapters, switched_off
 from ludus.base.console import say
 from ludus.base.errors import DataError
 from ludus.base.seeds import derive_seed
@@ -12,9 +9,10 @@ from ludus.generation.engine import Completion, Sampling
 from ludus.learning.loop import Source
 from ludus.learning.objectives.policy import clipped_policy
 from ludus.model.transformer import Transformer
+from ludus.recipes.base import load_base, reference_of
 from ludus.recipes.conversations import histories, question
 from ludus.recipes.place import Made, Place, Stage
-from ludus.recipes.training import Fit, fit, load_base, prepare, questions, tuning_inputs, tuning_needs, tuning_settings
+from ludus.recipes.training import Fit, fit, prepare, questions, tuning_inputs, tuning_needs, tuning_settings
 from ludus.rollouts.rewards import Verdict, verify
 from ludus.rollouts.source import Rollouts, WithReference
 from ludus.runs.manifest import Manifest
@@ -25,10 +23,8 @@ def make(place: Place, manifest: Manifest) -> Made:
     """Reinforce right answers."""
     recipe, settings = place.recipe, place.recipe.grpo
     model, tokenizer, base = load_base(place, "grpo")
-    model = prepare(place, model, settings, dropout=False)
-    reference = None
-    if settings.kl:  # a view of an adapted model costs no memory
-        reference = switched_off(model) if any(adapters(model)) else copy.deepcopy(model)
+    model = prepare(place, model, settings, tokenizer, dropout=False)
+    reference = reference_of(model, settings) if settings.kl else None
     work = Fit(
         name="grpo",
         settings=settings,
@@ -37,7 +33,7 @@ def make(place: Place, manifest: Manifest) -> Made:
         objective=clipped_policy(low=settings.clip_low, high=settings.clip_high, kl=settings.kl),
         source=source(place, model, tokenizer, reference),
         prompts=questions(place, tokenizer),
-        sampling=Sampling(recipe.evaluate.max_new_tokens, frozenset([tokenizer.end]), temperature=0),
+        sampling=Sampling(recipe.evaluate.max_new_tokens, frozenset(tokenizer.ends), temperature=0),
         show=("reward", "entropy"),
     )
     return fit(place, manifest, work, base=base)
@@ -49,7 +45,7 @@ def source(place: Place, model: Transformer, tokenizer: Tokenizer, reference: Tr
     exercises, prompts = asked(place, tokenizer)
 
     def score(index: int, completion: Completion) -> float:
-        response = tokenizer.decode(completion.tokens)
+        response = tokenizer.decode(completion.tokens, beginning=False)
         verdict = verify(response, exercises[index].answer, finished=completion.finish == "stop")
         return float(verdict is Verdict.CORRECT)
 

@@ -73,9 +73,9 @@ class Place:
 @lru_cache
 def _found(name: str) -> Path:
     """Return the folder of a model, downloaded if it has to be; once, so that a run has one revision of it."""
-    from ludus.runs.folder import find_model
+    from ludus.model.hub import find
 
-    return find_model(Path(name).expanduser())
+    return find(name).folder
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def make(place: Place, manifest: Manifest) -> Made:
         source=Prefetch(source, ahead=recipe.data.prefetch, ready=ready) if recipe.data.prefetch else source,
         tuned=True,
         prompts={prompt: [tokenizer.bos, *tokenizer.encode(prompt)] for prompt in settings.prompts},
-        sampling=Sampling(settings.sample_tokens, frozenset([tokenizer.end]), temperature=0.8, top_k=50),
+        sampling=Sampling(settings.sample_tokens, frozenset(tokenizer.ends), temperature=0.8, top_k=50),
         validation=hooks.validate(next_token, held_out, bytes_per_unit=validation.num_bytes / validation.predictions),
     )
     made = fit(place, manifest, training)

@@ -13,6 +13,7 @@ from ludus.base.config import Field, Settings
 from ludus.corpus.exercises.settings import ExerciseSettings
 from ludus.corpus.settings import CorpusSettings
 from ludus.data.settings import DataSettings
+from ludus.evaluation.compare_settings import CompareSettings
 from ludus.learning.settings import TrainingSettings
 from ludus.model.settings import ModelSettings
 from ludus.rollouts.settings import RolloutSettings
@@ -173,6 +174,7 @@ class Recipe(Settings):
     pretrain: PretrainSettings = PretrainSettings()
     exercises: ExerciseSettings = ExerciseSettings()
     sft: SftSettings = SftSettings()
+    compare: CompareSettings = CompareSettings()
     dpo: DpoSettings = DpoSettings()
     grpo: GrpoSettings = GrpoSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

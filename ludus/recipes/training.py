@@ -1,59 +1,71 @@
 """What every training stage shares: the model at its precision, the run, and the folder it leaves."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ludus.adapters import files as adapter_files
-from ludus.adapters.apply import apply
-from ludus.adapters.surgery import adapters, merge
+from ludus.adapters.apply import rate_factor
+from ludus.adapters.quantised import describe
+from ludus.adapters.settings import NoAdapter
 from ludus.base.console import Meter, say
-from ludus.base.errors import TokenizerMismatch
+from ludus.base.errors import ConfigError
 from ludus.base.files import read_json, write_json
 from ludus.base.seeds import derive_seed
 from ludus.corpus.download import cache_folder
 from ludus.corpus.exercises.build import read
 from ludus.data.prefetch import Prefetch
+from ludus.data.sources import Rows
 from ludus.learning import autotune, device, precision
 from ludus.learning.guard import Guard
 from ludus.learning.interruption import listening
 from ludus.learning.loop import Run, Source, train
 from ludus.learning.saver import Saver
-from ludus.model import exchange
 from ludus.model.float8 import float8
 from ludus.model.transformer import Transformer
 from ludus.optim import groups, schedules
 from ludus.parallel import mesh
 from ludus.parallel.recomputation import recompute
 from ludus.planning.memory_errors import advising
+from ludus.recipes.base import adapted
 from ludus.recipes.company import Company, Fit
 from ludus.recipes.conversations import question
+from ludus.recipes.leaving import leave
 from ludus.recipes.place import Made, Place
-from ludus.recipes.schema import Recipe
+from ludus.recipes.schema import Recipe, SftSettings
 from ludus.runs.manifest import Manifest
+from ludus.text.examples import Examples
+from ludus.text.find import repository
 from ludus.text.tokenizer import Tokenizer
 
+ASKED = 4  # beginnings of examples that are gone on with at every sample
 CHOICE = "choice.json"  # what was found to be fastest, in the folder of the stage
 
 
-def prepare(place: Place, model: Transformer, settings: Any, *, dropout: bool = True) -> Transformer:
-    """Put a model on the device, set its precision and attach the adapter asked for; without `dropout`, turn it off."""
+def prepare(
+    place: Place, model: Transformer, settings: Any, tokenizer: Tokenizer | None = None, *, dropout: bool = True
+) -> Transformer:
+    """Put a model on the device, set its precision and attach the adapter asked for; without `dropout`, turn it off.
+
+    The `tokenizer` is that of a model that is tuned.
+    """
     where = device.place(place.recipe.device)
     policy = precision.policy(place.recipe.precision, where.device)
     model = model.to(where.device)
     model.precision = policy.dtype
     say(f"  {_millions(model)} parameters on {where}, {policy}")
+    if describe(model):
+        say(f"  {describe(model)}")
     if policy.float8:
         left = float8(model).left
         say(f"  of odd sizes for float8, so in bfloat16: {', '.join(left)}" if left else "  every layer in float8")
     if settings.recompute:
         recompute(model)
-    adapter = getattr(settings, "adapter", None)
-    if adapter is not None:
-        model = apply(model, adapter, seed=derive_seed(place.recipe.seed, "adapter"))
+    if tokenizer is not None:
+        model = adapted(place, model, settings, tokenizer)
     return model if dropout else _without_dropout(model)
 
 
@@ -78,6 +90,7 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
         precision=work.model.precision,
         rank=ranks.rank,
         ranks=ranks.ranks,
+        factor=rate_factor(getattr(settings, "adapter", NoAdapter())),
     )
     schedule = schedules.build(settings.schedule, settings.steps)
     where = work.model.embed_tokens.weight.device
@@ -105,7 +118,7 @@ def fit(place: Place, manifest: Manifest, work: Fit, *, base: Path | None = None
     if run.stopped:
         say(f"  stopped early after step {run.step}: {run.stopped}")
     with company.final_weights():
-        return _leave(place, work, run, base)
+        return leave(place, work, run, base)
 
 
 @contextmanager
@@ -151,49 +164,37 @@ def _tuned(place: Place, work: Fit) -> Iterator[None]:
         autotune.apply(autotune.RULES, work.model)
 
 
-def _leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:
-    folder = place.stage(work.name)
-    outputs = {"model": folder / "model"}
-    if any(adapters(work.model)):
-        outputs["adapter"] = folder / "adapter"
-        adapter_files.save(work.model, outputs["adapter"], base=str(base or ""))
-        merge(work.model)
-    facts = {"run": place.recipe.name, "stage": work.name, "steps": run.step}
-    exchange.save(work.model, outputs["model"], work.tokenizer, facts)
-    account = work.source.account() if hasattr(work.source, "account") else {}  # type: ignore[attr-defined]
-    if account:
-        domains = account.get("domains", {})
-        fates = [f"{count:,} {fate}" for fate, count in account.items() if fate != "domains"]
-        fates += [f"{name} {each['trained']:,} ({each['epochs']:.2f} epochs)" for name, each in domains.items()]
-        say(f"  of all tokens: {', '.join(fates)}")
-    return Made(outputs, tokens=run.source.tokens, summary={"steps": run.step, "account": account})
-
-
 def _millions(model: Transformer) -> str:
     return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M"
 
 
-def load_base(place: Place, stage: str) -> tuple[Transformer, Tokenizer, Path]:
-    """Load the model a stage starts from, with the tokenizer that belongs to it.
-
-    Raises:
-        TokenizerMismatch: the tokenizer has tokens that the model does not know.
-    """
-    folder = place.base(stage)
-    model, tokenizer = exchange.load(folder), Tokenizer.load(folder)
-    if tokenizer.vocabulary_size > model.shape.vocabulary:
-        raise TokenizerMismatch(
-            f"{folder}: its tokenizer with its chat template has {tokenizer.vocabulary_size} tokens, its model "
-            f"{model.shape.vocabulary}; start {stage} from a model saved with the tokenizer it was trained with"
-        )
-    return model, tokenizer, folder
+def in_epochs(place: Place, settings: SftSettings, rows: Rows) -> SftSettings:
+    """Return the settings with the steps that the epochs asked for take, and what derives from steps derived anew."""
+    if settings.epochs is None:
+        return settings
+    a_step = settings.rows * settings.accumulate
+    steps = max(1, round(settings.epochs * rows.outlook()["rows"] / a_step))
+    every = ("checkpoint_every", "sample_every", "validate_every")
+    open_ones = [name for name in every if place.origins.get(f"sft.{name}", "derived").startswith("derived")]
+    anew = settings.model_copy(update={"steps": steps, **dict.fromkeys(open_ones)})
+    anew = anew.model_copy(update={name: anew.derive(place.recipe)[name][0] for name in open_ones})
+    say(f"  {settings.epochs:g} epochs are {steps:,} steps of {a_step} rows")
+    return anew
 
 
-def questions(place: Place, tokenizer: Tokenizer) -> dict[str, list[int]]:
-    """Return one held-out question of each kind, to be answered at every sample; none without exercises."""
+def questions(place: Place, tokenizer: Tokenizer, learned: Examples | None = None) -> dict[str, list[int]]:
+    """Return what is answered at every sample: a held-out exercise of each kind, or beginnings of `learned`."""
+    if learned is not None:
+        starts = [_until_learned(*one) for one in learned.examples[:: max(1, len(learned.examples) // ASKED)][:ASKED]]
+        return {tokenizer.decode(start): start for start in starts}
     file = place.exercises / "held_out.jsonl"
     firsts = {exercise.kind: exercise for exercise in reversed(read(file))} if file.exists() else {}
     return {exercise.prompt: question(tokenizer, exercise) for exercise in firsts.values()}
+
+
+def _until_learned(tokens: np.ndarray, weights: np.ndarray) -> list[int]:
+    """Return the tokens before the first that is learned."""
+    return tokens[: max(1, int(np.flatnonzero(weights)[0]))].tolist()
 
 
 def tuning_settings(stage: str) -> Callable[[Recipe], dict[str, Any]]:
@@ -206,9 +207,17 @@ def tuning_inputs(stage: str) -> Callable[[Place], dict[str, Path]]:
 
     def inputs(place: Place) -> dict[str, Path]:
         data = getattr(getattr(place.recipe, stage), "data", None)
-        return {"base": place.base(stage), "data": Path(data).expanduser() if data else place.exercises}
+        files = brought_files(data) if data else {"data": place.exercises}
+        return {"base": place.base(stage), **files}
 
     return inputs
+
+
+def brought_files(named: str | Sequence[str]) -> dict[str, Path]:
+    """Return the files among what a person named as data; a data set of the hub is none."""
+    names = [named] if isinstance(named, str) else list(named)
+    files = [Path(name).expanduser() for name in names if not repository(name) or Path(name).expanduser().exists()]
+    return {"data" if len(files) == 1 else f"data {number}": file for number, file in enumerate(files, 1)}
 
 
 def tuning_needs(stage: str) -> Callable[[Place], list[str]]:
@@ -216,7 +225,12 @@ def tuning_needs(stage: str) -> Callable[[Place], list[str]]:
 
     def needs(place: Place) -> list[str]:
         settings = getattr(place.recipe, stage)
-        before = [] if settings.base else [place.before(stage)]
+        if not place.brought(stage) and place.before(stage) == "pretrain" and "pretrain" not in place.recipe.stages:
+            raise ConfigError(
+                f"{stage} starts from a model, and none is named: give model=FOLDER, a run, or a name of the hub, such "
+                "as model=Qwen/Qwen2.5-0.5B"
+            )
+        before = [] if place.brought(stage) else [place.before(stage)]
         return before + ([] if getattr(settings, "data", None) else ["exercises"])
 
     return needs

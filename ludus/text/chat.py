@@ -185,7 +185,9 @@ def frame_of(tokenizer: Tokenizer, roles: tuple[str, ...], generation_prompt: bo
         befores.append(before)
         leads.append(lead)
         spaces.append(space)
-    heads = [tokenizer.encode_template(text) for text in (*befores, words.texts[-1])]
+    heads = [
+        tokenizer.encode_template(text, beginning=not index) for index, text in enumerate((*befores, words.texts[-1]))
+    ]
     turns = []
     for index, role in enumerate(roles):
         tail, heads[index + 1] = _closing(tokenizer, role, heads[index + 1])

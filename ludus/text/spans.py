@@ -6,10 +6,13 @@ For a terminal, a pipe and a page alike; how each of them is coloured is theirs 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ludus.base.console import clean
 from ludus.text.chat import Learn
 from ludus.text.examples import rendered
 from ludus.text.formats import Chat
 from ludus.text.tokenizer import Tokenizer
+
+PLAIN = "\x1b[0m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,21 @@ def plain(spans: Sequence[Span]) -> str:
         text += span.text
         before = span.learned
     return text + ("⟧" if before else "")
+
+
+def coloured(spans: Sequence[Span]) -> str:
+    """Return spans for a terminal, each set off from its neighbours: what is learned is green, special tokens bold."""
+    text = ""
+    for index, span in enumerate(spans):
+        style = f"\x1b[48;5;{(22, 28)[index % 2]};38;5;231m" if span.learned else ("\x1b[2m", "\x1b[2;4m")[index % 2]
+        style += ("\x1b[1m" if span.learned else "\x1b[1;35m") if span.special else ""
+        text += f"{style}{clean(span.text)}{PLAIN}".replace("\n", f"↵{PLAIN}\n{style}")
+    return text
+
+
+def shown(spans: Sequence[Span], *, colour: bool) -> str:
+    """Return spans in colours, or with ⟦ ⟧ around what is learned."""
+    return coloured(spans) if colour else clean(plain(spans))
 
 
 def _rest(span: Span) -> tuple[int, bool, bool]:

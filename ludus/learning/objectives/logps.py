@@ -57,7 +57,7 @@ def token_logps(model: Transformer, batch: Batch, *, entropy: bool = False) -> T
 def summed_nll(model: Transformer, batch: Batch, *, z_loss: float, label_smoothing: float) -> LossSums:
     """Sum the weighted negative log-likelihood, with what `ludus.model.head.summed_loss` may add to it."""
     hidden, targets, weights, _ = learned(model, batch)
-    if type(model.lm_head) is nn.Linear:
+    if _is_plain(model.lm_head):
         ones = weights.device.type == "cpu" and bool((weights == 1).all())
         factors = None if ones else weights
         return summed_loss(
@@ -92,11 +92,16 @@ def _places(weights: Tensor, units: float) -> Tensor | None:
 
 def _of_targets(model: Transformer, hidden: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
     """Return log-probabilities and entropies; a head under surgery is run as it is, a plain one in chunks."""
-    if type(model.lm_head) is nn.Linear:
+    if _is_plain(model.lm_head):
         return target_logps(hidden, model.lm_head.weight, targets, entropy=entropy, **_how(model))[:2]
     logps = model.logits(hidden).log_softmax(dim=-1)
     entropies = -(logps.detach().exp() * logps.detach()).sum(dim=-1)
     return logps.gather(1, targets[:, None])[:, 0], entropies
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """Tell whether a head is one matrix product: untouched, or trained whole beside its frozen original."""
+    return type(getattr(head, "copy", head)) is nn.Linear
 
 
 def _how(model: Transformer) -> dict[str, Any]:

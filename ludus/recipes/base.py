@@ -1,0 +1,95 @@
+"""What a tuning stage starts from: a model somebody made, the tokenizer and template that belong to it, an adapter.
+
+The model's own tokenizer is never swapped. A template may need special tokens that it lacks; then the model gets rows
+for them, and learns those rows even under an adapter.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ludus.adapters.apply import apply
+from ludus.adapters.opening import open_model
+from ludus.adapters.settings import AnyAdapter, NoAdapter, PrefixSettings, PromptSettings
+from ludus.adapters.surgery import is_adapted, switched_off
+from ludus.base.console import say
+from ludus.base.errors import ConfigError, TokenizerMismatch
+from ludus.base.seeds import derive_seed
+from ludus.generation.speaker import bound_to
+from ludus.learning import device
+from ludus.model.resize import resize
+from ludus.model.transformer import Transformer
+from ludus.recipes.place import Place
+from ludus.text.binding import require_same
+from ludus.text.templates import choose
+from ludus.text.tokenizer import Tokenizer
+
+VOCABULARY = ("embed_tokens", "lm_head")  # where a model has rows for its tokens
+
+
+def load_base(place: Place, stage: str) -> tuple[Transformer, Tokenizer, Path]:
+    """Load the model a stage starts from, with its tokenizer and the template it will be tuned with.
+
+    Raises:
+        TokenizerMismatch: the tokenizer has tokens that the model does not know.
+    """
+    settings, folder = getattr(place.recipe, stage), place.base(stage)
+    own = Tokenizer.load(folder)
+    require_same(own, bound_to(folder), model=str(folder))
+    tokenizer = choose(own, settings.template)
+    model = open_model(
+        folder,
+        dtype=getattr(torch, settings.weights),
+        device=device.place(place.recipe.device).device,
+        quantise=settings.quantise,
+    )
+    if own.vocabulary_size > model.shape.vocabulary:
+        raise TokenizerMismatch(
+            f"{folder}: its tokenizer has {own.vocabulary_size} tokens, its model {model.shape.vocabulary}; "
+            f"start {stage} from a model saved with the tokenizer it was trained with"
+        )
+    if tokenizer.vocabulary_size > model.shape.vocabulary:
+        old = model.shape.vocabulary
+        resize(model, tokenizer.vocabulary_size)
+        say(
+            f"  the template {settings.template} adds {len(tokenizer.added)} tokens ({', '.join(tokenizer.added)}): "
+            f"embedding and head grow from {old:,} to {model.shape.vocabulary:,} rows, the new ones the mean of the old"
+        )
+    return model, tokenizer, folder
+
+
+def adapted(place: Place, model: Transformer, settings: Any, tokenizer: Tokenizer) -> Transformer:
+    """Put the adapter of a stage's settings on a model, in place, and say what trains.
+
+    Raises:
+        ConfigError: the model has an adapter that could not be merged, such as virtual tokens.
+    """
+    adapter: AnyAdapter = settings.adapter
+    if isinstance(adapter, NoAdapter):
+        return model
+    if is_adapted(model):
+        raise ConfigError(
+            "the model to start from has virtual tokens, which cannot be merged, and one adapter at a time can learn; "
+            "start from its base, or set adapter.kind=full in neither"
+        )
+    if tokenizer.added and not isinstance(adapter, PrefixSettings | PromptSettings):
+        adapter = adapter.model_copy(update={"also": sorted({*adapter.also, *VOCABULARY})})
+        say(f"  {' and '.join(VOCABULARY)} are trained whole, since tokens were added")
+    words = tokenizer.encode(adapter.text) if isinstance(adapter, PromptSettings) and adapter.text else None
+    model = apply(model, adapter, seed=derive_seed(place.recipe.seed, "adapter"), tokens=words)
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    every = sum(one.numel() for one in model.parameters())
+    say(f"  {adapter.kind}: {trained:,} parameters are trained, {trained / every:.2%} of {every:,}")
+    return model
+
+
+def reference_of(model: Transformer, settings: Any) -> Transformer:
+    """Return the frozen model that an objective compares with: where the stage starts from, whatever trains.
+
+    A view past the adapter costs no memory. Adapters that were cut out of the frozen weights (PiSSA, LoftQ) leave no
+    such view, and neither does full fine-tuning: then it is a copy.
+    """
+    cut_out = getattr(settings.adapter, "initialise", "zero") != "zero"
+    return switched_off(model) if is_adapted(model) and not cut_out else copy.deepcopy(model).requires_grad_(False)

@@ -1,0 +1,85 @@
+"""What a training stage leaves behind: the model with its card; under an adapter, that too, and proof of the merge."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ludus.adapters import files as adapter_files
+from ludus.adapters.certificate import merge_certificate, random_tokens, refuse
+from ludus.adapters.surgery import is_adapted
+from ludus.adapters.virtual import virtual_of
+from ludus.base.console import say
+from ludus.base.errors import CheckpointError
+from ludus.base.files import folder_in_progress, write_json
+from ludus.learning.loop import Run
+from ludus.model import exchange
+from ludus.model.hub import find
+from ludus.recipes.company import Fit
+from ludus.recipes.place import Made, Place
+
+CERTIFICATE = "merge.json"
+
+
+def leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:
+    """Write the stage's model, and return it with what became of the data."""
+    folder, model = place.stage(work.name), work.model
+    facts = {"run": place.recipe.name, "stage": work.name, "steps": run.step}
+    outputs = {"model": folder / "model"}
+    if is_adapted(model):
+        outputs["adapter"] = folder / "adapter"
+        _save_adapter(place, work, outputs["adapter"], base, facts)
+        if not _merged(work, folder):
+            with folder_in_progress(outputs["model"]) as temp:  # opened with its base under it
+                shutil.copytree(outputs["adapter"], temp, dirs_exist_ok=True)
+            say(f"  {outputs['model']} is the adapter; it is opened together with its base, {base}")
+            return _made(outputs, work, run)
+    exchange.save(model, outputs["model"], work.tokenizer, facts)
+    return _made(outputs, work, run)
+
+
+def _save_adapter(place: Place, work: Fit, folder: Path, base: Path | None, facts: dict[str, Any]) -> None:
+    """Write the adapter as PEFT does, with the tokenizer and template it was trained with."""
+    named = place.brought(work.name.removesuffix("-control"))
+    found = find(named) if named else None
+    adapter_files.save(
+        work.model,
+        folder,
+        base=found.name if found and found.revision else str((base or Path()).resolve()),
+        base_revision=found.revision if found else None,
+        tokenizer=work.tokenizer,
+        facts=facts,
+    )
+
+
+def _merged(work: Fit, folder: Path) -> bool:
+    """Merge the adapter, in place and in the processor's memory, and write down how far logits are from the adapter's.
+
+    False where it cannot be merged, was not to be, or where the merged model says something else.
+    """
+    if virtual_of(work.model) is not None:
+        say("  virtual tokens are no weights, so there is nothing to merge")
+        return False
+    if not getattr(work.settings, "merge", True):
+        return False
+    model = work.model.to("cpu")
+    found = merge_certificate(model, random_tokens(model.shape), dtype=getattr(torch, work.settings.weights))  # type: ignore[attr-defined]
+    write_json(folder / CERTIFICATE, found)
+    try:
+        refuse(found)
+    except CheckpointError as problem:
+        say(f"  warning: {problem}")
+        return False
+    say(f"  merged: logits differ from the adapter's by at most {found['largest_difference']:.2g} ({found['dtype']})")
+    return True
+
+
+def _made(outputs: dict[str, Path], work: Fit, run: Run) -> Made:
+    account: dict[str, Any] = work.source.account() if hasattr(work.source, "account") else {}  # type: ignore[attr-defined]
+    if account:
+        domains = account.get("domains", {})
+        fates = [f"{count:,} {fate}" for fate, count in account.items() if fate != "domains"]
+        fates += [f"{name} {each['trained']:,} ({each['epochs']:.2f} epochs)" for name, each in domains.items()]
+        say(f"  of all tokens: {', '.join(fates)}")
+    return Made(outputs, tokens=run.source.tokens, summary={"steps": run.step, "account": account})
