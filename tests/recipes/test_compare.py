@@ -25,7 +25,6 @@ from ludus.text.tokenizer import Tokenizer
 from ludus.text.train import train
 
 EXAMPLES = [(f"What comes after {number}?", f"{number + 1}.") for number in range(80)]
-QUICK = CompareSettings(prompts=3, max_new_tokens=6, bytes=600)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +55,17 @@ def brought(tiny, tmp_path_factory):
     return folder
 
 
+def quick(folder) -> CompareSettings:
+    return CompareSettings(prompts=3, max_new_tokens=6, bytes=600, text=str(folder / "text.txt"))
+
+
 def side(folder, name):
     return compare.side(folder / name, name=name)
 
 
 def test_the_stage_asks_what_training_has_not_seen(brought, tmp_path, capsys):
     sft = {"base": str(brought / "base"), "data": str(brought / "data.jsonl"), "validation_share": 0.1}
-    settings = QUICK.model_copy(update={"text": str(brought / "text.txt")})
-    recipe = Recipe.model_validate({"data": {"context": 160}, "sft": sft, "compare": settings.model_dump()})
+    recipe = Recipe.model_validate({"data": {"context": 160}, "sft": sft, "compare": quick(brought).model_dump()})
     place = Place(recipe, tmp_path)
     exchange.save(exchange.load(brought / "tuned"), place.model("sft"), Tokenizer.load(brought / "tuned"), {})
     assert {"base", "model", "data", "text"} == set(compare.STAGE.inputs(place))
@@ -80,7 +82,7 @@ def test_the_stage_asks_what_training_has_not_seen(brought, tmp_path, capsys):
 
 def test_data_that_was_all_learned_is_asked_with_a_warning(brought, tmp_path, capsys):
     sft = {"base": str(brought / "base"), "data": str(brought / "data.jsonl"), "validation_share": 0}
-    recipe = Recipe.model_validate({"data": {"context": 160}, "sft": sft, "compare": QUICK.model_dump()})
+    recipe = Recipe.model_validate({"data": {"context": 160}, "sft": sft, "compare": quick(brought).model_dump()})
     place = Place(recipe, tmp_path)
     exchange.save(exchange.load(brought / "tuned"), place.model("sft"), Tokenizer.load(brought / "tuned"), {})
     compare.make(place, Manifest("compare", fingerprint=""))
@@ -89,10 +91,10 @@ def test_data_that_was_all_learned_is_asked_with_a_warning(brought, tmp_path, ca
 
 def test_a_base_without_a_template_is_asked_as_its_successor_is(brought):
     questions = [Asked(({"role": "user", "content": question},), answer) for question, answer in EXAMPLES[:3]]
-    found = compare.compared(side(brought, "base"), side(brought, "tuned"), questions, QUICK, context=160)
+    found = compare.compared(side(brought, "base"), side(brought, "tuned"), questions, quick(brought), context=160)
     assert found.facts["same_template"] is True
     assert [one.tokens for one in found.before.references] == [one.tokens for one in found.after.references]
-    again = compare.compared(side(brought, "base"), side(brought, "base"), questions, QUICK, context=160)
+    again = compare.compared(side(brought, "base"), side(brought, "base"), questions, quick(brought), context=160)
     assert again.before.general == found.before.general
 
 
@@ -101,10 +103,10 @@ def test_a_template_that_adds_tokens_gives_the_base_room_but_not_before_it_is_me
     grown = resize(exchange.load(brought / "tuned"), chatml.vocabulary_size)
     exchange.save(grown, tmp_path / "grown", chatml, {})
     questions = [Asked(({"role": "user", "content": question},), answer) for question, answer in EXAMPLES[:2]]
-    found = compare.compared(side(brought, "base"), side(tmp_path, "grown"), questions, QUICK, context=160)
+    found = compare.compared(side(brought, "base"), side(tmp_path, "grown"), questions, quick(brought), context=160)
     assert chatml.vocabulary_size > exchange.load(brought / "base").shape.vocabulary
     base = exchange.load(brought / "base")
-    texts = general(None, QUICK.bytes)
+    texts = general(brought / "text.txt", 600)
     plain = bits_per_byte(base, Tokenizer.load(brought / "base"), texts, context=160, limit_bytes=None)
     assert found.before.general.bits == pytest.approx(plain.bits, rel=1e-6)
 
