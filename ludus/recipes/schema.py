@@ -96,7 +96,7 @@ class SftSettings(TuningSettings):
         0.05, ge=0, lt=1, description="Share of the data that is held out; by prompt, so that none leaks."
     )
     noise: float = Field(
-        0.0, ge=0, description="Size of noise on the embeddings (NEFTune, arXiv 2310.05914); 5 is usual, 0 is none."
+        0.0, ge=0, description="Size of noise on the embeddings (NEFTune); 5 is usual, 0 is none."
     )
     replay: int | None = Field(None, ge=0, description="Rows of other text beside them, against forgetting.")
     replay_path: str | None = Field(None, description="That text: file or folder; without it the run's own corpus.")
