@@ -48,8 +48,8 @@ class Side:
 def side(
     path: Path | str, *, name: str, device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32
 ) -> Side:
-    """Return a side by the name of its model or adapter."""
-    return Side(name, tokenizer_of(path), lambda: open_model(path, device=device, dtype=dtype))
+    """Return a side by the name of its model, or of its adapter, which is put on its base as it was trained on it."""
+    return Side(name, tokenizer_of(path), lambda: open_model(path, device=device, dtype=dtype, quantise="as-trained"))
 
 
 def compared(
