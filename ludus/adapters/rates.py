@@ -4,10 +4,15 @@ What lives here: one table and one rule. What does not: schedules, or a search. 
 is a multiple of LoRA's, and LoRA's own falls with the size of the model on a line in logarithms.
 """
 
+import json
 from math import log10
+from pathlib import Path
 from typing import NamedTuple
 
+from ludus.adapters.settings import AnyAdapter
+
 SMALL, LARGE = 1e6, 7e9  # parameters
+UNKNOWN = 1e9
 
 
 class Kind(NamedTuple):
@@ -45,6 +50,29 @@ def default_rate(kind: str, parameters: float) -> tuple[float, str]:
     small, large, why = KINDS[SAME.get(kind, kind)]
     share = log10(max(parameters, SMALL) / SMALL) / log10(LARGE / SMALL)
     return float(f"{small * (large / small) ** share:.2g}"), f"for {_amount(parameters)} parameters: {why}"
+
+
+def kind_of(settings: AnyAdapter) -> str:
+    """Name what a rate is looked up by: the kind, or the way it was changed that asks for another rate."""
+    if getattr(settings, "initialise", "zero") == "pissa":
+        return "pissa"
+    return "rslora" if getattr(settings, "rank_stabilised", False) and settings.kind == "lora" else settings.kind
+
+
+def parameters_at(name: str) -> float:
+    """Estimate the parameters of a model by the size of its files; those of one that is not here yet as a billion."""
+    path = Path(name).expanduser()
+    files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    files = files or [*path.glob("model/*.safetensors"), *path.glob("*/model/*.safetensors")][:1]
+    if not files:
+        return UNKNOWN
+    size = sum(file.stat().st_size for file in files)
+    try:
+        config = json.loads((files[0].parent / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    narrow = str(config.get("dtype") or config.get("torch_dtype")) in ("bfloat16", "float16")
+    return size / (2 if narrow else 4)
 
 
 def _amount(parameters: float) -> str:

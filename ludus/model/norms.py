@@ -43,7 +43,8 @@ def divided(
     A GPU has a kernel for it; on a CPU, PyTorch works it out in seven passes and remembers four of them.
     """
     if x.is_cuda or not torch.is_grad_enabled():
-        return F.rms_norm(x.to(torch.promote_types(x.dtype, torch.float32)), x.shape[-1:], weight, epsilon)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.rms_norm(x, x.shape[-1:], None if weight is None else weight.to(x.dtype), epsilon)
     return _Divided.apply(x, weight, epsilon)  # type: ignore[return-value]
 
 

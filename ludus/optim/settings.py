@@ -7,8 +7,9 @@ no filling first.
 
 from typing import Annotated, Any, Literal
 
-from ludus.base.config import Field, Settings
+from ludus.base.config import Field, Settings, derived
 
+USUAL_RATE = 1e-3
 ROLES = ("embedding", "table", "head", "matrix", "scalar")
 
 
@@ -24,7 +25,7 @@ class AdamWSettings(Settings):
     """AdamW (arXiv 1711.05101) for every parameter."""
 
     kind: Literal["adamw"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0, description="Peak rate, reached after warm-up.")
+    learning_rate: float = derived(gt=0, description="Peak rate, reached after warm-up.")
     embedding_learning_rate: float | None = _rate("the embedding")
     table_learning_rate: float | None = _rate("the vectors of n-grams, each of which is seen seldom")
     head_learning_rate: float | None = _rate("the head")
@@ -43,9 +44,9 @@ class AdamWSettings(Settings):
 
     def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
         """Give every role the one rate, and embedding and head the decay of the matrices."""
-        return _spread(self.learning_rate, "learning_rate") | dict.fromkeys(
-            DECAYS, (self.weight_decay, f"as weight_decay={self.weight_decay:g}")
-        )
+        rate = self.learning_rate or USUAL_RATE
+        found = {"learning_rate": (rate, "usual for AdamW")} | _spread(rate, "learning_rate")
+        return found | dict.fromkeys(DECAYS, (self.weight_decay, f"as weight_decay={self.weight_decay:g}"))
 
 
 class MuonSettings(Settings):

@@ -12,8 +12,10 @@ import torch
 
 from ludus.adapters.apply import apply
 from ludus.adapters.opening import open_model
+from ludus.adapters.quantised import held
 from ludus.adapters.settings import AnyAdapter, NoAdapter, PrefixSettings, PromptSettings
 from ludus.adapters.surgery import is_adapted, switched_off
+from ludus.adapters.virtual import room
 from ludus.base.console import say
 from ludus.base.errors import ConfigError, TokenizerMismatch
 from ludus.base.seeds import derive_seed
@@ -45,6 +47,12 @@ def load_base(place: Place, stage: str) -> tuple[Transformer, Tokenizer, Path]:
         device=device.place(place.recipe.device).device,
         quantise=settings.quantise,
     )
+    _widen_vectors(model)
+    if place.recipe.data.context > room(model):
+        raise ConfigError(
+            f"data.context={place.recipe.data.context}, and {folder} sees {room(model)} tokens at once; "
+            f"set data.context={room(model)} or less"
+        )
     if own.vocabulary_size > model.shape.vocabulary:
         raise TokenizerMismatch(
             f"{folder}: its tokenizer has {own.vocabulary_size} tokens, its model {model.shape.vocabulary}; "
@@ -80,9 +88,22 @@ def adapted(place: Place, model: Transformer, settings: Any, tokenizer: Tokenize
     words = tokenizer.encode(adapter.text) if isinstance(adapter, PromptSettings) and adapter.text else None
     model = apply(model, adapter, seed=derive_seed(place.recipe.seed, "adapter"), tokens=words)
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    every = sum(one.numel() for one in model.parameters())
-    say(f"  {adapter.kind}: {trained:,} parameters are trained, {trained / every:.2%} of {every:,}")
+    say(
+        f"  {adapter.kind}: {trained:,} parameters are trained, {trained / weights_of(model):.2%} of {weights_of(model):,}"
+    )
     return model
+
+
+def weights_of(model: Transformer) -> int:
+    """Count the weights of a model, quantised ones included."""
+    return sum(one.numel() for one in model.parameters()) + held(model).weights
+
+
+def _widen_vectors(model: Transformer) -> None:
+    """Keep norms and biases in float32, which is exact and takes no room: they are worked out in it."""
+    for parameter in model.parameters():
+        if parameter.dim() < 2:
+            parameter.data = parameter.data.float()
 
 
 def reference_of(model: Transformer, settings: Any) -> Transformer:

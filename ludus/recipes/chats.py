@@ -70,7 +70,8 @@ def rendered(place: Place, tokenizer: Tokenizer) -> tuple[Examples, Examples | N
     if settings.data:
         _look_through(place, tokenizer, train, held_out)
     found = build(tokenizer, train, context=context, learn=settings.learn)
-    _say_left_out(found, len(train), "")
+    if not settings.data:  # else it has been said
+        _say_left_out(found, len(train), "")
     if not held_out:
         return found, None
     try:

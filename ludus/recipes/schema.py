@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from ludus.adapters.rates import default_rate, kind_of, parameters_at
 from ludus.adapters.settings import AdapterSettings, NoAdapter
 from ludus.base.config import Field, Settings
 from ludus.corpus.exercises.settings import ExerciseSettings
@@ -71,6 +72,15 @@ class TuningSettings(TrainingSettings):
             raise ValueError(f"{what} is for frozen weights, and without an adapter all train; set adapter.kind=lora")
         return self
 
+    def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
+        """Give an adapter on a model that was brought the rate that suits its kind and the model's size."""
+        found = super().derive(root)
+        base = self.base or getattr(getattr(root, "model", None), "base", None)
+        if base and self.optimizer.kind == "adamw":
+            rate, why = default_rate(kind_of(self.adapter), parameters_at(base))
+            found["optimizer.learning_rate"] = rate, why
+        return found
+
 
 class SftSettings(TuningSettings):
     """Supervised fine-tuning; the loss covers what the assistant says."""
@@ -95,9 +105,7 @@ class SftSettings(TuningSettings):
     validation_share: float = Field(
         0.05, ge=0, lt=1, description="Share of the data that is held out; by prompt, so that none leaks."
     )
-    noise: float = Field(
-        0.0, ge=0, description="Size of noise on the embeddings (NEFTune); 5 is usual, 0 is none."
-    )
+    noise: float = Field(0.0, ge=0, description="Size of noise on the embeddings (NEFTune); 5 is usual, 0 is none.")
     replay: int | None = Field(None, ge=0, description="Rows of other text beside them, against forgetting.")
     replay_path: str | None = Field(None, description="That text: file or folder; without it the run's own corpus.")
     replay_weight: float = Field(0.1, gt=0, description="Weight of a token of that text; one of an answer has 1.")

@@ -30,7 +30,7 @@ from ludus.optim import groups, schedules
 from ludus.parallel import mesh
 from ludus.parallel.recomputation import recompute
 from ludus.planning.memory_errors import advising
-from ludus.recipes.base import adapted
+from ludus.recipes.base import adapted, weights_of
 from ludus.recipes.company import Company, Fit
 from ludus.recipes.conversations import question
 from ludus.recipes.leaving import leave
@@ -165,7 +165,7 @@ def _tuned(place: Place, work: Fit) -> Iterator[None]:
 
 
 def _millions(model: Transformer) -> str:
-    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} M"
+    return f"{weights_of(model) / 1e6:.2f} M"
 
 
 def in_epochs(place: Place, settings: SftSettings, rows: Rows) -> SftSettings:

@@ -34,7 +34,7 @@ def view(tokenizer: Tokenizer, chat: Chat, learn: Learn = "all") -> list[Span]:
         if token in special:
             text, waiting = waiting.decode("utf-8", "replace") + special[token], b""
         else:
-            text, waiting = _complete(waiting + tokenizer.decode_bytes([token]))
+            text, waiting = _complete(waiting + tokenizer.piece(token))
         spans.append(Span(text, token, token in special, bool(bit)))
     if waiting and spans:
         spans[-1] = Span(spans[-1].text + waiting.decode("utf-8", "replace"), *_rest(spans[-1]))
