@@ -1,12 +1,14 @@
-"""Hold `ludus plan` against what happened: memory and time of pretraining, each run in a fresh process.
+"""Hold `ludus plan` against what happened: memory and time of training, each run in a fresh process.
 
-    python benchmarks/plan.py                   # all configurations, on a quiet machine: some ten minutes
+    python benchmarks/plan.py                   # pretraining, all configurations, on a quiet machine: some ten minutes
     python benchmarks/plan.py --only 0 3 7      # some of them
+    python benchmarks/plan.py --tuning          # fine-tuning instead: adapters, on quantised weights and others
     python benchmarks/plan.py --threads 1
 
-For each configuration a plan is made in one process and the real `pretrain` stage runs in another: its peak resident
-memory and its wall time, as its manifest has them, against the plan's. Corpus and tokenizer are made once before.
-Writes benchmarks/results/plan-DATE.md.
+For each configuration a plan is made in one process and the real stage, `pretrain` or `sft`, runs in another: its peak
+resident memory and its wall time, as its manifest has them, against the plan's. Corpus and tokenizer are made once
+before; so are the models to tune, with weights at random. Writes benchmarks/results/plan-DATE.md, or
+plan-tuning-DATE.md.
 """
 
 import argparse
@@ -68,6 +70,20 @@ CONFIGURATIONS = (
     ("bpe-16384", "model.family=llama model.depth=8 model.width=640 data.context=1024 rows=1 steps=6"),
     ("bpe-16384", "model.family=llama model.depth=8 model.width=640 data.context=256 rows=4 steps=8"),
 )
+# (model, settings): twins of QLoRA, LoRA, DoRA and full fine-tuning of larger models. All are Llamas.
+TUNINGS = (
+    ("width=256 depth=8", "adapter.kind=lora quantise=nf4 weights=bfloat16 recompute=true rows=4 context=256"),
+    ("width=384 depth=12", "adapter.kind=lora quantise=nf4 weights=bfloat16 recompute=true rows=2 context=512"),
+    ("width=512 depth=12", "adapter.kind=lora adapter.rank=16 quantise=nf4 rows=2 context=256 accumulate=2"),
+    ("width=640 depth=8", "adapter.kind=lora adapter.rank=16 quantise=int8 recompute=true rows=2 context=256"),
+    ("width=512 depth=16", "adapter.kind=lora weights=bfloat16 rows=1 context=512 merge=false"),
+    ("width=640 depth=8", "adapter.kind=lora rows=4 context=128 precision=float32"),
+    ("width=384 depth=8", "adapter.kind=dora quantise=nf4 rows=2 context=256"),
+    ("width=640 depth=16", "adapter.kind=lora quantise=nf4 weights=bfloat16 recompute=true rows=1 context=128"),
+    ("width=384 depth=8", "rows=4 context=256 optimizer.kind=adamw"),
+    ("width=640 depth=8", "rows=1 context=256 optimizer.kind=adamw recompute=true"),
+)
+CONVERSATIONS = 1500
 
 
 def main() -> int:
@@ -76,17 +92,20 @@ def main() -> int:
     parser.add_argument("--only", type=int, nargs="+", help="numbers of configurations")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--folder", type=Path, help="where the runs go (default: a temporary folder)")
-    parser.add_argument("--to", type=Path, default=ROOT / "benchmarks" / "results" / f"plan-{date.today()}.md")
+    parser.add_argument("--tuning", action="store_true", help="fine-tune, instead of pretraining")
+    parser.add_argument("--to", type=Path, help="where the table goes")
     given = parser.parse_args()
+    name = f"plan-{'tuning-' if given.tuning else ''}{date.today()}.md"
+    to = given.to or ROOT / "benchmarks" / "results" / name
     folder = given.folder or Path(tempfile.mkdtemp(prefix="ludus-plan-"))
     found = []
-    for number in given.only or range(len(CONFIGURATIONS)):
-        found.append(compare(number, folder, given.threads))
+    for number in given.only or range(len(TUNINGS if given.tuning else CONFIGURATIONS)):
+        found.append((tune if given.tuning else compare)(number, folder, given.threads))
         print(row(found[-1]), flush=True)
-    text = report(found, given.threads)
+    text = report(found, given.threads, "--tuning " if given.tuning else "")
     print(text)
-    given.to.parent.mkdir(parents=True, exist_ok=True)
-    given.to.write_text(text, encoding="utf-8")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(text, encoding="utf-8")
     if given.folder is None:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
@@ -105,8 +124,54 @@ def compare(number: int, folder: Path, threads: int) -> dict[str, Any]:
     words = ["quickstart", f"name={text}", f"threads={threads}", *TEXTS[text], *COMMON, *settings.split(), saves]
     plan = json.loads(ludus(["plan", *words, "--json", "--folder", str(run)], threads))
     ludus(["pretrain", *words, "--folder", str(run)], threads)
-    manifest = json.loads((run / "pretrain" / "manifest.json").read_text())
-    logged = [json.loads(line) for line in (run / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    return held_against(plan, run / "pretrain", settings)
+
+
+def tune(number: int, folder: Path, threads: int) -> dict[str, Any]:
+    """Plan one fine-tuning, run it, and return both."""
+    words, settings = TUNINGS[number]
+    base, run = brought(words, folder), folder / f"tuning-{number}"
+    shutil.rmtree(run, ignore_errors=True)
+    told = [each if each.startswith("precision=") else f"sft.{each}" for each in settings.split()]
+    told = [each.replace("sft.context=", "data.context=") for each in told]
+    ours = [f"model={base}", f"data={folder / 'conversations.jsonl'}", f"threads={threads}", "sft.steps=6", *told]
+    plan = json.loads(ludus(["plan", *ours, "stages=[sft]", "--json", "--folder", str(run)], threads))
+    ludus(["sft", *ours, "stages=[sft]", "--folder", str(run)], threads)
+    return held_against(plan, run / "sft", f"{words} {settings}")
+
+
+def brought(words: str, folder: Path) -> Path:
+    """Make a model to be tuned, with a tokenizer, and conversations; once each."""
+    from ludus.model import exchange
+    from ludus.model.settings import ModelSettings, architecture
+    from ludus.model.transformer import build
+    from ludus.text.settings import TokenizerSettings
+    from ludus.text.tokenizer import Tokenizer
+    from ludus.text.train import train
+
+    place, tokens = folder / words.replace(" ", "-"), folder / "tokenizer"
+    texts = [file.read_text(errors="ignore") for file in sorted(Path(os.__file__).parent.glob("*.py"))]
+    if not tokens.is_dir():
+        train(texts, TokenizerSettings(vocabulary=8192)).save(tokens)
+        lines = [line.strip() for text in texts for line in text.splitlines() if len(line) > 40]
+        chats = [
+            {"messages": [{"role": "user", "content": f"Go on: {line}"}, {"role": "assistant", "content": " ".join(on)}]}
+            for line, *on in (lines[at : at + 8] for at in range(0, 8 * CONVERSATIONS, 8))
+        ]
+        (folder / "conversations.jsonl").write_text("\n".join(map(json.dumps, chats)), encoding="utf-8")
+    tokenizer = Tokenizer.load(tokens)
+    if not place.is_dir():
+        told = dict(word.split("=") for word in words.split())
+        settings = ModelSettings.model_validate({name: int(value) for name, value in told.items()})
+        shape = architecture(settings, vocabulary=tokenizer.vocabulary_size, context=1024)
+        exchange.save(build(shape, seed=0), place, tokenizer, {})
+    return place
+
+
+def held_against(plan: dict[str, Any], stage: Path, settings: str) -> dict[str, Any]:
+    """Return what was planned beside what a stage's manifest and log say."""
+    manifest = json.loads((stage / "manifest.json").read_text())
+    logged = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
     return {
         "settings": settings,
         "parameters": plan["parameters"]["total"],
@@ -158,7 +223,7 @@ def row(one: dict[str, Any]) -> str:
     )
 
 
-def report(found: Sequence[dict[str, Any]], threads: int) -> str:
+def report(found: Sequence[dict[str, Any]], threads: int, flag: str) -> str:
     """Write everything down as Markdown."""
     near = sum(abs(off(one["memory"])) <= 0.1 for one in found)
     soon = sum(abs(off(one["time"])) <= 0.2 for one in found)
@@ -168,7 +233,7 @@ def report(found: Sequence[dict[str, Any]], threads: int) -> str:
     )
     return (
         f"# Plan against measured, {date.today()}\n\n"
-        f"Command: `python benchmarks/plan.py --threads {threads}`. Memory is the peak resident memory of the process "
+        f"Command: `python benchmarks/plan.py {flag}--threads {threads}`. Memory is the peak resident memory of the process "
         "that ran the stage, time the stage's wall time, both from its manifest; a step is the median of the later "
         f"half.\n\nMemory within 10 %: {near} of {len(found)}. Time within 20 %: {soon} of {len(found)}.\n\n"
         f"{head}\n" + "\n".join(map(row, found)) + "\n"

@@ -30,6 +30,7 @@ class Quantised(nn.Module):
     """
 
     bias: Tensor | None
+    learns = False  # so that no checkpoint holds it
 
     def __init__(self, code: Code, shape: tuple[int, int], bias: Tensor | None = None, kernel: Choice = "auto") -> None:
         super().__init__()

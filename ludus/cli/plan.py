@@ -12,6 +12,7 @@ from ludus.base.console import say
 from ludus.base.errors import ConfigError
 from ludus.cli.arguments import parse_recipe_arguments
 from ludus.cli.stage import PRESETS, RECORD, recorded
+from ludus.model.settings import TO_BE_NAMED
 from ludus.recipes.place import Place
 from ludus.recipes.schema import Recipe
 
@@ -76,7 +77,7 @@ def plan(recipe: str | None, overrides: Sequence[str], own: dict[str, str], flag
         settings,
         folder,
         device_of(own, settings.threads or 1),
-        base=Place(settings, folder).base("sft") if stage == "sft" and settings.model.base else None,
+        base=brought(settings, folder) if stage == "sft" else None,
         stage=stage,
         threads=settings.threads or 1,
         text_bytes=round(size_of(own["text"], "text")) if "text" in own else None,
@@ -109,6 +110,12 @@ def settings_of(recipe: str | None, overrides: Sequence[str], run: Path | None) 
             return settings, section
     assert problem is not None
     raise problem
+
+
+def brought(settings: Recipe, folder: Path) -> Path | None:
+    """Return the model that is brought; None where a shape stands for it."""
+    place = Place(settings, folder)
+    return place.base("sft") if place.brought("sft") not in (None, TO_BE_NAMED) else None
 
 
 def stage_of(settings: Recipe) -> str:

@@ -29,6 +29,14 @@ VERBS: dict[str, Verb] = {
     "sft": Verb(STAGE, "fine-tune on good answers", ("data", "sft")),
     "dpo": Verb(STAGE, "learn from pairs of better and worse answers", ("data", "dpo")),
     "grpo": Verb(STAGE, "learn from rewards that can be checked", ("data", "grpo")),
+    "compare": Verb(
+        "ludus.cli.compare",
+        "two models with the same prompts and seeds, side by side, and what was forgotten",
+        group=LOOK,
+    ),
+    "peft": Verb(
+        "ludus.cli.peft", "every kind of adapter on the same data, compared: ludus peft bench MODEL DATA", group=LOOK
+    ),
     "inspect": Verb(
         "ludus.cli.inspect", "what a model would learn from data, token by token, and what is wrong with it", group=LOOK
     ),
@@ -36,7 +44,6 @@ VERBS: dict[str, Verb] = {
     "plan": Verb("ludus.cli.plan", "what a run will need, before it runs; from scratch or fine-tune"),
     "scaling": Verb("ludus.cli.scaling", "fit how the loss falls with size and text, and predict a larger run"),
     "sweep": Verb("ludus.cli.sweep", "run a recipe with several values of a setting and compare"),
-    "peft": Verb("ludus.cli.peft", "`peft bench`: every kind of adapter on the same data, compared"),
     "chat": Verb("ludus.cli.chat", "talk with a model", group=USE),
     "generate": Verb("ludus.cli.generate", "complete a prompt", group=USE),
     "studio": Verb("ludus.cli.studio", "watch runs and chat in the browser; an OpenAI-compatible server", group=USE),

@@ -87,7 +87,7 @@ def _complete(
     model: Transformer, prompts: list[Sequence[int]], sampling: Sampling, generator: torch.Generator | None, group: int
 ) -> list[Completion]:
     cache, logits = _prefill(model, prompts, sampling.max_new_tokens)
-    repeated = torch.arange(len(prompts)).repeat_interleave(group)
+    repeated = torch.arange(len(prompts), device=logits.device).repeat_interleave(group)
     if group > 1:
         cache.select(repeated)
         logits = logits[repeated]
@@ -105,7 +105,7 @@ def _complete(
         if not alive or step == sampling.max_new_tokens - 1:
             break
         if len(alive) < COMPACT_BELOW * len(running):
-            kept = torch.tensor(alive)
+            kept = torch.tensor(alive, device=tokens.device)
             cache.select(kept)
             tokens, running = tokens[kept], [running[row] for row in alive]
         logits = _advance(model, tokens, cache)
@@ -115,8 +115,9 @@ def _complete(
 def _prefill(model: Transformer, prompts: list[Sequence[int]], max_new_tokens: int) -> tuple[KVCache, Tensor]:
     """Run the prompts, padded on the left, and return the cache and the logits after each: (rows, vocab)."""
     longest = max(len(prompt) for prompt in prompts)
-    tokens = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-    starts = torch.tensor([longest - len(prompt) for prompt in prompts])
+    device = model.embed_tokens.weight.device
+    tokens = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     dtype = model.precision if model.precision != torch.float32 else model.embed_tokens.weight.dtype
     cache = KVCache(model.shape, starts, longest + max_new_tokens, dtype)
     hidden = model.hidden(tokens, cache=cache)

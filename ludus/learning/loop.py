@@ -114,10 +114,15 @@ class Run:
 
 
 def _learned(model: Transformer) -> dict[str, Tensor]:
-    """Return what training changes in a model: trainable weights, and buffers that are saved with them."""
+    """Return what training changes in a model: trainable weights, and buffers that are saved with them.
+
+    The buffers of a module that says it never `learns`, such as a quantised layer, are left out.
+    """
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
     kept = model.state_dict(keep_vars=True)
-    return weights | {name: value for name, value in model.named_buffers() if name in kept}
+    frozen = tuple(f"{name}." for name, module in model.named_modules() if not getattr(module, "learns", True))
+    buffers = {name: value for name, value in model.named_buffers() if name in kept}
+    return weights | {name: value for name, value in buffers.items() if not name.startswith(frozen)}
 
 
 Hook = Callable[[Run, Metrics], None]

@@ -19,7 +19,7 @@ from ludus.model.norms import head_norm, narrowed
 from ludus.model.positions import rotate as rotate
 from ludus.model.sight import Sight
 
-PLAIN_SPAN = 256  # keys; up to so many the backend written out is the fastest on a CPU
+PLAIN_SPAN = 128  # keys; up to so many the backend written out is the fastest on a CPU
 
 
 def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:

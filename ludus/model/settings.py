@@ -11,6 +11,7 @@ from ludus.model.architecture import Activation, Architecture, Experts, Norm, Po
 from ludus.model.presets import FAMILIES, SIZES, Size
 
 DEPTH = 4
+TO_BE_NAMED = "?"
 
 
 class NoScaling(Settings):
@@ -77,7 +78,9 @@ class ModelSettings(Settings):
     shorthand: ClassVar[str] = "base"
 
     base: str | None = Field(
-        None, description="A model to tune, in place of a fresh one: a folder, a run, or a name of the hub."
+        None,
+        description="A model to tune, in place of a fresh one: a folder, a run, or a name of the hub; ? in a recipe "
+        "that wants one named.",
     )
     family: Literal["llama", "gpt2", "modern"] = Field(
         "llama", description="Where every switch below comes from that is not set."

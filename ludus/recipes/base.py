@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ludus.adapters.apply import apply
 from ludus.adapters.opening import open_model
-from ludus.adapters.quantised import held
+from ludus.adapters.quantised import held, quantise
 from ludus.adapters.settings import AnyAdapter, NoAdapter, PrefixSettings, PromptSettings
-from ludus.adapters.surgery import is_adapted, switched_off
+from ludus.adapters.surgery import is_adapted, linears, switched_off
 from ludus.adapters.virtual import room
+from ludus.adapters.whole import put_module
 from ludus.base.console import say
 from ludus.base.errors import ConfigError, TokenizerMismatch
 from ludus.base.seeds import derive_seed
@@ -38,21 +40,17 @@ def load_base(place: Place, stage: str) -> tuple[Transformer, Tokenizer, Path]:
         TokenizerMismatch: the tokenizer has tokens that the model does not know.
     """
     settings, folder = getattr(place.recipe, stage), place.base(stage)
-    own = Tokenizer.load(folder)
-    require_same(own, bound_to(folder), model=str(folder))
-    tokenizer = choose(own, settings.template)
     model = open_model(
         folder,
         dtype=getattr(torch, settings.weights),
         device=device.place(place.recipe.device).device,
-        quantise=settings.quantise,
+        quantise="none" if starts_quantised(settings.adapter) else settings.quantise,
     )
+    own = Tokenizer.load(folder)
+    require_same(own, bound_to(folder), model=str(folder))
+    tokenizer = choose(own, settings.template)
     _widen_vectors(model)
-    if place.recipe.data.context > room(model):
-        raise ConfigError(
-            f"data.context={place.recipe.data.context}, and {folder} sees {room(model)} tokens at once; "
-            f"set data.context={room(model)} or less"
-        )
+    _look_at_context(place, model, folder)
     if own.vocabulary_size > model.shape.vocabulary:
         raise TokenizerMismatch(
             f"{folder}: its tokenizer has {own.vocabulary_size} tokens, its model {model.shape.vocabulary}; "
@@ -87,11 +85,23 @@ def adapted(place: Place, model: Transformer, settings: Any, tokenizer: Tokenize
         say(f"  {' and '.join(VOCABULARY)} are trained whole, since tokens were added")
     words = tokenizer.encode(adapter.text) if isinstance(adapter, PromptSettings) and adapter.text else None
     model = apply(model, adapter, seed=derive_seed(place.recipe.seed, "adapter"), tokens=words)
+    if settings.quantise != "none" and starts_quantised(adapter):
+        quantise_rest(model, settings.quantise)
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    say(
-        f"  {adapter.kind}: {trained:,} parameters are trained, {trained / weights_of(model):.2%} of {weights_of(model):,}"
-    )
+    every = weights_of(model)
+    say(f"  {adapter.kind}: {trained:,} parameters are trained, {trained / every:.2%} of {every:,}")
     return model
+
+
+def _look_at_context(place: Place, model: Transformer, folder: Path) -> None:
+    """Refuse rows longer than the positions that a model has learned; say so where it was made for shorter ones."""
+    asked, seen = place.recipe.data.context, room(model)
+    if asked > seen and model.shape.position == "learned":
+        raise ConfigError(
+            f"data.context={asked}, and {folder} has learned {seen} positions; set data.context={seen} or less"
+        )
+    if asked > seen:
+        say(f"  data.context={asked} is more than the {seen} tokens that the model was made for")
 
 
 def weights_of(model: Transformer) -> int:
@@ -104,6 +114,18 @@ def _widen_vectors(model: Transformer) -> None:
     for parameter in model.parameters():
         if parameter.dim() < 2:
             parameter.data = parameter.data.float()
+
+
+def starts_quantised(adapter: AnyAdapter) -> bool:
+    """Tell whether an adapter quantises the weights under it by itself, to start from what that lost (LoftQ)."""
+    return getattr(adapter, "initialise", "zero") == "loftq"
+
+
+def quantise_rest(model: Transformer, kind: str) -> None:
+    """Quantise the linear layers of the blocks that no adapter stands on, in place."""
+    for name, layer in linears(model).items():
+        if name.startswith("layers.") and model.get_submodule(name) is layer and type(layer) is nn.Linear:
+            put_module(model, name, quantise(layer, kind))  # type: ignore[arg-type]
 
 
 def reference_of(model: Transformer, settings: Any) -> Transformer:

@@ -54,7 +54,8 @@ def conversations(place: Place) -> tuple[list[Chat], list[Chat]]:
     train = spoken + [chat for chat, out in zip(texts, away, strict=True) if not out]
     held_out += [chat for chat, out in zip(texts, away, strict=True) if out]
     if not train:
-        raise DataError(f"all {len(chats)} examples would be held out; set a smaller sft.validation_share")
+        say(f"  too few examples to hold any out: no validation of {len(chats)}")
+        return chats, []
     return train, held_out
 
 

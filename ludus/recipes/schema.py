@@ -16,7 +16,7 @@ from ludus.corpus.settings import CorpusSettings
 from ludus.data.settings import DataSettings
 from ludus.evaluation.compare_settings import CompareSettings
 from ludus.learning.settings import TrainingSettings
-from ludus.model.settings import ModelSettings
+from ludus.model.settings import TO_BE_NAMED, ModelSettings
 from ludus.rollouts.settings import RolloutSettings
 from ludus.text.settings import TokenizerSettings
 
@@ -76,7 +76,7 @@ class TuningSettings(TrainingSettings):
         """Give an adapter on a model that was brought the rate that suits its kind and the model's size."""
         found = super().derive(root)
         base = self.base or getattr(getattr(root, "model", None), "base", None)
-        if base and self.optimizer.kind == "adamw":
+        if base not in (None, TO_BE_NAMED) and self.optimizer.kind == "adamw":
             rate, why = default_rate(kind_of(self.adapter), parameters_at(base))
             found["optimizer.learning_rate"] = rate, why
         return found

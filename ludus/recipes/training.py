@@ -25,6 +25,7 @@ from ludus.learning.interruption import listening
 from ludus.learning.loop import Run, Source, train
 from ludus.learning.saver import Saver
 from ludus.model.float8 import float8
+from ludus.model.settings import TO_BE_NAMED
 from ludus.model.transformer import Transformer
 from ludus.optim import groups, schedules
 from ludus.parallel import mesh
@@ -225,10 +226,10 @@ def tuning_needs(stage: str) -> Callable[[Place], list[str]]:
 
     def needs(place: Place) -> list[str]:
         settings = getattr(place.recipe, stage)
-        if not place.brought(stage) and place.before(stage) == "pretrain" and "pretrain" not in place.recipe.stages:
+        if place.brought(stage) == TO_BE_NAMED:
             raise ConfigError(
-                f"{stage} starts from a model, and none is named: give model=FOLDER, a run, or a name of the hub, such "
-                "as model=Qwen/Qwen2.5-0.5B"
+                f"{place.recipe.name} tunes a model, and none is named: give model=FOLDER, a run, or a name of the "
+                "hub, such as model=Qwen/Qwen2.5-0.5B"
             )
         before = [] if place.brought(stage) else [place.before(stage)]
         return before + ([] if getattr(settings, "data", None) else ["exercises"])

@@ -147,7 +147,7 @@ class Tokenizer:
             raise DataError(f"no tokenizer at {error.filename or file}; give {vocabularies.EXPECTED}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"{file} is not a {file.name} that can be read: {reason}") from None
+            raise DataError(f"{file} is not a tokenizer that can be read: {reason}") from None
         loaded.ancestors = tuple((configuration.get("ludus") or {}).get("extends", ()))
         return loaded
 
