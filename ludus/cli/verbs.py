@@ -29,17 +29,6 @@ VERBS: dict[str, Verb] = {
     "sft": Verb(STAGE, "fine-tune on good answers", ("data", "sft")),
     "dpo": Verb(STAGE, "learn from pairs of better and worse answers", ("data", "dpo")),
     "grpo": Verb(STAGE, "learn from rewards that can be checked", ("data", "grpo")),
-    "compare": Verb(
-        "ludus.cli.compare",
-        "two models with the same prompts and seeds, side by side, and what was forgotten",
-        group=LOOK,
-    ),
-    "peft": Verb(
-        "ludus.cli.peft", "every kind of adapter on the same data, compared: ludus peft bench MODEL DATA", group=LOOK
-    ),
-    "inspect": Verb(
-        "ludus.cli.inspect", "what a model would learn from data, token by token, and what is wrong with it", group=LOOK
-    ),
     "resume": Verb("ludus.cli.resume", "go on with a run that was stopped"),
     "plan": Verb("ludus.cli.plan", "what a run will need, before it runs; from scratch or fine-tune"),
     "scaling": Verb("ludus.cli.scaling", "fit how the loss falls with size and text, and predict a larger run"),
@@ -50,8 +39,19 @@ VERBS: dict[str, Verb] = {
     "merge": Verb("ludus.cli.merge", "fold an adapter into its base, with a certificate", group=USE),
     "export": Verb("ludus.cli.export", "write a model folder for other software", group=USE),
     "evaluate": Verb(STAGE, "score each stage on held-out questions, with error bars", ("data", "evaluate"), LOOK),
+    "inspect": Verb(
+        "ludus.cli.inspect", "what a model would learn from data, token by token, and what is wrong with it", group=LOOK
+    ),
     "report": Verb("ludus.cli.report", "one page about a run, or one that compares several", group=LOOK),
     "explain": Verb("ludus.cli.explain", "where a model came from, and the commands that make it again", group=LOOK),
+    "compare": Verb(
+        "ludus.cli.compare",
+        "two models with the same prompts and seeds, side by side, and what was forgotten",
+        group=LOOK,
+    ),
+    "peft": Verb(
+        "ludus.cli.peft", "every kind of adapter on the same data, compared: ludus peft bench MODEL DATA", group=LOOK
+    ),
 }
 
 EXAMPLES = (

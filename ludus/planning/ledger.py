@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ludus.adapters.certificate import random_tokens
+from ludus.adapters.lowrank import LowRank
+from ludus.adapters.surgery import merge
 from ludus.data.batch import Batch
 from ludus.learning.objectives.next_token import next_token
 from ludus.model import head
@@ -31,6 +34,7 @@ from ludus.planning.work import Work
 
 MOST_LAYERS = 16  # that are gone through one by one; deeper models are extended in a straight line
 MOST_ADAPTED_LAYERS = 4  # each of which is many more steps
+PASSES = ("forward pass", "backward pass", "update")
 MOST_PIECES, LOGITS_AT_A_TIME = 16, 1 << 20
 FEWEST_ROWS = 32  # of logits at a time
 PARTS = {
@@ -47,17 +51,22 @@ ACTIVATIONS = "activations: "
 SCORES = f"{ACTIVATIONS}attention scores"
 WEIGHTS, GRADIENTS, BATCH, UPDATE = "weights", "gradients", "batch", "update, in passing"
 STATE = "optimizer: "
+MERGING, MERGED = "merging", "weights, merged in float32"
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Bytes held at the peak of a step by part, the moment of the peak, and what stays from step to step."""
+    """Bytes held at the peak of a step by part, the moment of the peak, and what stays from step to step.
+
+    `moments` are the bytes by part at the peak of each pass: another one may be the highest of a deeper model.
+    """
 
     parts: Mapping[str, int]
     moment: str
     standing: int
     saved: int  # kept by the forward pass for the backward pass
     frozen: int = 0  # of what stands, what never changes, and so is in no checkpoint
+    moments: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
 
     @property
     def peak(self) -> int:
@@ -73,9 +82,9 @@ class _Count(TorchDispatchMode):
         self.fake = fake
         self.labels: dict[int, tuple[str, int]] = {}
         self.live: Counter[str] = Counter()
-        self.total = self.peak = 0
-        self.at_peak: dict[str, int] = {}
-        self.moment = self.peak_moment = ""
+        self.total = 0
+        self.peaks: dict[str, tuple[int, dict[str, int]]] = {}  # by moment
+        self.moment = ""
         self.owners = ["other"]
         self.time = 0
 
@@ -101,6 +110,8 @@ class _Count(TorchDispatchMode):
         """Name what a new tensor is, by the module that runs."""
         if self.moment == "update":
             return UPDATE
+        if self.moment == MERGING:
+            return MERGED
         owner = self.owners[-1]
         square = tensor.dim() >= 4 and self.time > 1 and tensor.shape[-1] == self.time
         if owner == "attention" and square and tensor.shape[-2] % self.time == 0:
@@ -117,8 +128,8 @@ class _Count(TorchDispatchMode):
         self.live[label] += size
         self.total += size
         weakref.finalize(storage, self.remove, key)
-        if self.total > self.peak:
-            self.peak, self.at_peak, self.peak_moment = self.total, dict(self.live), self.moment
+        if self.total > self.peaks.get(self.moment, (0, {}))[0]:
+            self.peaks[self.moment] = self.total, dict(self.live)
 
     def remove(self, key: int) -> None:
         """Forget a storage that has died."""
@@ -136,9 +147,10 @@ class _Count(TorchDispatchMode):
         self.live[label] += size
         self.labels[key] = (label, size)
 
-    def forget_peak(self) -> None:
-        """Look for the peak anew."""
-        self.peak, self.at_peak = self.total, dict(self.live)
+    def moments(self, names: Collection[str]) -> dict[str, dict[str, int]]:
+        """Return the bytes by part at the peak of each of some moments."""
+        peaks = {name: parts for name, (_, parts) in self.peaks.items() if name in names}
+        return {name: {part: size for part, size in parts.items() if size} for name, parts in peaks.items()}
 
 
 @lru_cache(maxsize=128)
@@ -161,12 +173,27 @@ def _from_small(work: Work) -> Ledger:
         (one, wide), (deep, both) = ((of(each) for each in pair) for pair in found)
         return max(0, one + rows * (wide - one) + layers * (deep - one) + rows * layers * (both - deep - wide + one))
 
-    names = {name for pair in found for each in pair for name in each.parts}
-    parts = {name: extend(lambda each, name=name: each.parts.get(name, 0)) for name in names}
+    return _extended_by(extend, [each for pair in found for each in pair])
+
+
+def _extended_by(extend: Callable[[Callable[[Ledger], int]], int], found: Sequence[Ledger]) -> Ledger:
+    """Extend every figure of some ledgers, each moment for itself, and see which one is the highest then."""
+    moments = {
+        moment: {
+            part: extend(lambda each, moment=moment, part=part: each.moments.get(moment, {}).get(part, 0))
+            for part in {name for each in found for name in each.moments.get(moment, {})}
+        }
+        for moment in found[-1].moments
+    }
     standing, saved, frozen = (
         extend(lambda each, what=what: getattr(each, what)) for what in ("standing", "saved", "frozen")
     )
-    return Ledger(parts, found[1][1].moment, standing, saved, frozen)
+    return _of(moments, standing, saved, frozen)
+
+
+def _of(moments: Mapping[str, Mapping[str, int]], standing: int, saved: int, frozen: int) -> Ledger:
+    moment = max(moments, key=lambda name: sum(moments[name].values()))
+    return Ledger(moments[moment], moment, standing, saved, frozen, moments)
 
 
 def _extended(work: Work) -> Ledger:
@@ -187,53 +214,87 @@ def _extended(work: Work) -> Ledger:
 def _line(few: Ledger, more: Ledger, far: float) -> Ledger:
     """Extend two ledgers in a straight line beyond the second, `far` times the distance between them."""
 
-    def extend(low: int, high: int) -> int:
-        return max(0, round(high + (high - low) * far))
+    def extend(of: Callable[[Ledger], int]) -> int:
+        return max(0, round(of(more) + (of(more) - of(few)) * far))
 
-    parts = {name: extend(few.parts.get(name, 0), more.parts.get(name, 0)) for name in {*few.parts, *more.parts}}
-    standing, saved, frozen = (
-        extend(getattr(few, what), getattr(more, what)) for what in ("standing", "saved", "frozen")
-    )
-    return Ledger(parts, more.moment, standing, saved, frozen)
+    return _extended_by(extend, [few, more])
 
 
+@lru_cache(maxsize=256)
 def _walk(work: Work, *, fake: bool = True) -> Ledger:
     """Go through two steps, on tensors without content unless not `fake`; the second is like all that follow."""
     batches = [batch(work) for _ in range(work.accumulate if work.accumulate < 3 else 2)]  # later ones are like these
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
-    with _head_as_there(work), mode, torch.random.fork_rng(devices=[]), _Count(fake=fake) as count:
+    room = tuning.room_alone(work.on_gpu) if fake else contextlib.nullcontext()
+    with _as_there(work), room, mode, torch.random.fork_rng(devices=[]), _Count(fake=fake) as count:
         count.time = work.context
         if isinstance(mode, FakeTensorMode):  # what the model computes of documents it computes without content
             batches = [dataclasses.replace(one, documents=_without_content(one.documents, mode)) for one in batches]
         model = prepare(work)
-        labels = tuning.label(model, work)
-        for tensor in labels or model.parameters():
-            count.rename(tensor, labels.get(tensor, WEIGHTS))
+        _label(model, work, count)
         optimizer = groups.build(model.named_parameters(), work.optimizer, precision=getattr(torch, work.precision))
         with _owners(model, count), _gradients(model, count):
             for step in range(2):
-                if step:
-                    count.forget_peak()
+                count.peaks.clear()
                 standing = count.total
+                frozen = count.live[tuning.FROZEN] + count.live[tuning.QUANTISED]
                 saved = _step(batches, model, optimizer, count)
-        count.live += Counter()  # what has gone to zero is no part
-        parts = {name: size for name, size in count.at_peak.items() if size}
-    frozen = sum(parts.get(name, 0) for name in (tuning.FROZEN, tuning.QUANTISED))
-    return Ledger(parts, count.peak_moment, standing, saved, frozen)
+    return _of(count.moments(PASSES), standing, saved, frozen)
+
+
+@lru_cache(maxsize=64)
+def merging(work: Work) -> Mapping[str, int]:
+    """Return what a tuned model takes by part while its adapter is merged and the merge is proved, optimizer apart.
+
+    That is in the processor's memory, whatever device it was trained on, and in float32.
+    """
+    work = work.with_(on_gpu=False, precision="float32", recompute=False)
+    if work.shape.layers <= MOST_ADAPTED_LAYERS:
+        return _merging(work).parts
+    few, more = (_merging(work.with_layers(count)) for count in (MOST_ADAPTED_LAYERS // 2, MOST_ADAPTED_LAYERS))
+    return _line(few, more, (work.shape.layers - MOST_ADAPTED_LAYERS) / (MOST_ADAPTED_LAYERS // 2)).parts
+
+
+def _merging(work: Work) -> Ledger:
+    """Do what a certificate of merging does, without its figures."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with _as_there(work), tuning.room_alone(False), mode, torch.random.fork_rng(devices=[]), _Count(fake=True) as count:
+        model = prepare(work).eval()
+        _label(model, work, count)
+        count.moment = MERGING
+        for parameter in model.parameters():
+            parameter.data = parameter.data.float()
+        tokens = random_tokens(work.shape)
+        before = model(tokens).detach()
+        with torch.no_grad():
+            after = merge(model, torch.float32)(tokens)
+            del before, after
+    return _of(count.moments((MERGING,)), 0, 0, 0)
+
+
+def _label(model: Transformer, work: Work, count: _Count) -> None:
+    """Tell the count what stands."""
+    labels = tuning.label(model, work)
+    for tensor in labels or model.parameters():
+        count.rename(tensor, labels.get(tensor, WEIGHTS))
 
 
 @contextlib.contextmanager
-def _head_as_there(work: Work) -> Iterator[None]:
+def _as_there(work: Work) -> Iterator[None]:
     """Let the head work on as many logits at a time as on the work's device, and never on a few of a large vocabulary.
 
     On a processor it takes some at a time that stay in its cache: hundreds of steps without content, and no memory.
+    There, too, low-rank changes may be added to the weights, as they never are on a GPU.
     """
-    before = head.CACHED_ENTRIES
+    before, folds = head.CACHED_ENTRIES, LowRank.folds
     head.CACHED_ENTRIES = 1 << 40 if work.on_gpu else max(before, FEWEST_ROWS * work.shape.vocabulary)
+    if work.on_gpu:
+        LowRank.folds = lambda *_: False  # type: ignore[method-assign]
     try:
         yield
     finally:
         head.CACHED_ENTRIES = before
+        LowRank.folds = folds  # type: ignore[method-assign]
 
 
 def _without_content(tensor: Tensor | None, mode: FakeTensorMode) -> Tensor | None:

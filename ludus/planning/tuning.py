@@ -4,7 +4,9 @@ What lives here: reading a tuning stage into `Work`, and dressing a model as tha
 quantising anything. What does not: counting. The one idea: a plan goes through the very layers that will train.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from ludus.adapters import int8, nf4
+from ludus.adapters import int8, kernels, nf4
 from ludus.adapters.apply import apply
 from ludus.adapters.files import CONFIG
 from ludus.adapters.quantised import Quantised, quantise_model
@@ -101,6 +103,9 @@ def prepared(model: Transformer, work: Work, *, drawn: bool = True) -> Transform
         return model
     if work.weights != "float32" and drawn:
         model.to(getattr(torch, work.weights))
+    for parameter in model.parameters():
+        if parameter.dim() < 2:  # norms and biases are kept in float32
+            parameter.data = parameter.data.float()
     if work.quantise != "none":
         _quantise(model, work.quantise, drawn)
     settings = SETTINGS.validate_json(work.adapter)
@@ -129,14 +134,26 @@ def label(model: Transformer, work: Work) -> dict[Tensor, str]:
     return found | {tensor: QUANTISED for layer in inside for tensor in layer.buffers()}
 
 
-class _Blank(Quantised):
-    """A quantised layer without content; turning its weights back takes the same room, at once."""
+@contextlib.contextmanager
+def room_alone(on_gpu: bool) -> Iterator[None]:
+    """Give quantised weights the room to be turned back in, without going through it piece by piece."""
+    before, piece = kernels.decode, nf4.PIECE if on_gpu else nf4.PIECES["cpu"]
 
-    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return room for the weights, after room for their scales."""
-        count = self.out_features * self.in_features
-        torch.empty(-(-count // nf4.BLOCK), dtype=torch.float32, device=self.code[0].device)
-        return torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.code[0].device)
+    def decode(code: nf4.Nf4 | int8.Int8, shape: tuple[int, int], dtype: torch.dtype, kernel: str) -> Tensor:
+        if isinstance(code, int8.Int8):
+            return before(code, shape, dtype, "torch")
+        count = shape[0] * shape[1]
+        scales = code.scales.float()
+        found = torch.empty(count, dtype=dtype, device=scales.device)
+        beside = min(count, piece)
+        torch.empty(beside if dtype == torch.float32 else 3 * beside, dtype=torch.int16)  # indices, and one piece wide
+        return found.view(shape)
+
+    kernels.decode = decode  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        kernels.decode = before
 
 
 def _quantise(model: Transformer, kind: str, drawn: bool) -> None:
@@ -147,7 +164,7 @@ def _quantise(model: Transformer, kind: str, drawn: bool) -> None:
         for name, child in list(owner.named_children()):
             if type(child) is nn.Linear:
                 shape = (child.out_features, child.in_features)
-                setattr(owner, name, _Blank(_room(kind, *shape), shape, child.bias))
+                setattr(owner, name, Quantised(_room(kind, *shape), shape, child.bias, "torch"))
 
 
 def _room(kind: str, rows: int, columns: int) -> nf4.Nf4 | int8.Int8:
