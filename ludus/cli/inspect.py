@@ -5,6 +5,7 @@ Only the model's tokenizer is read, never its weights. The tokens are those of t
 
 import json
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -147,6 +148,9 @@ def tokenizer_of(named: str) -> Path:
 
 def context_of(folder: Path) -> int | None:
     """Return how many tokens the model sees at once, None where it does not say."""
+    if folder.suffix == ".bin" and folder.is_file():  # llama2.c's: seven numbers, of which this is the last
+        with folder.open("rb") as file:
+            return struct.unpack("<7i", file.read(28))[6]
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -3,6 +3,7 @@
 from functools import partial
 
 from ludus.base.console import say
+from ludus.base.errors import ConfigError
 from ludus.base.seeds import derive_seed
 from ludus.data import shards, sources
 from ludus.data.batch import Batch
@@ -110,10 +111,20 @@ def settings_of(recipe: Recipe) -> dict:
     return sections
 
 
+def needs(place: Place) -> list[str]:
+    """Return the stage before; raise ConfigError where a model is brought, which is tuned and not made."""
+    if place.recipe.model.base:
+        raise ConfigError(
+            f"model.base={place.recipe.model.base} brings a model, and pretrain makes a fresh one; take pretrain out "
+            "of stages, or go on with that model on plain text: ludus sft model=MODEL data=FILE"
+        )
+    return ["tokenizer"]
+
+
 STAGE = Stage(
     name="pretrain",
     settings=settings_of,
     inputs=lambda place: {"tokenizer": place.tokenizer, "tokens": place.tokens},
-    needs=lambda place: ["tokenizer"],
+    needs=needs,
     make=make,
 )

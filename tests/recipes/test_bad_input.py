@@ -93,7 +93,11 @@ TEXTS = {
         "sft.data=x.jsonl",
         r"x\.jsonl:2: message 1 of 2: unknown role 'usr'; known are .*; did you mean 'user'\?$",
     ),
-    "an empty answer": (conversation(" ").encode(), "sft.data=x.jsonl", r"holds nothing to learn from: 1 has an empty answer$"),
+    "an empty answer": (
+        conversation(" ").encode(),
+        "sft.data=x.jsonl",
+        r"holds nothing to learn from: 1 has an empty answer$",
+    ),
     "all too long": (
         (conversation("long " * 99) + "\n" + conversation("so long " * 99)).encode(),
         "sft.data=x.jsonl",
@@ -194,7 +198,10 @@ BROKEN = {
         lambda model: (model / "model.safetensors").unlink(),
         r"has no model\.safetensors; save the model again$",
     ),
-    "no tokenizer": (lambda model: (model / "tokenizer.json").unlink(), r"^no tokenizer at model; give a folder that holds a tokenizer\.json"),
+    "no tokenizer": (
+        lambda model: (model / "tokenizer.json").unlink(),
+        r"^no tokenizer at model; give a folder that holds a tokenizer\.json",
+    ),
     "half a configuration": (lambda model: cut(model / "config.json"), r"config\.json is damaged: "),
     "another architecture": (
         lambda model: ((model / "config.json").write_text('{"model_type": "mamba"}'), (model / "sha256.json").unlink()),
