@@ -142,6 +142,7 @@ def tune(number: int, folder: Path, threads: int) -> dict[str, Any]:
 
 def brought(words: str, folder: Path) -> Path:
     """Make a model to be tuned, with a tokenizer, and conversations; once each."""
+    sys.path.insert(0, str(ROOT))
     from ludus.model import exchange
     from ludus.model.settings import ModelSettings, architecture
     from ludus.model.transformer import build

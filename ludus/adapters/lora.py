@@ -154,5 +154,5 @@ def _wider(weight: Tensor) -> Tensor:
 def _undrawn(inputs: int, outputs: int, like: Tensor) -> nn.Linear:
     """Make a linear layer without drawing its weights, which would disturb the global generator."""
     layer = nn.Linear(inputs, outputs, bias=False, device="meta", dtype=like.dtype)
-    layer.weight = nn.Parameter(torch.empty_like(layer.weight, device=like.device))
+    layer.weight = nn.Parameter(torch.empty(outputs, inputs, dtype=like.dtype, device=like.device))
     return layer

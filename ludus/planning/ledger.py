@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,9 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ludus.adapters.certificate import random_tokens
 from ludus.adapters.lowrank import LowRank
-from ludus.adapters.surgery import merge
 from ludus.data.batch import Batch
 from ludus.learning.objectives.next_token import next_token
 from ludus.model import head
@@ -51,7 +49,6 @@ ACTIVATIONS = "activations: "
 SCORES = f"{ACTIVATIONS}attention scores"
 WEIGHTS, GRADIENTS, BATCH, UPDATE = "weights", "gradients", "batch", "update, in passing"
 STATE = "optimizer: "
-MERGING, MERGED = "merging", "weights, merged in float32"
 
 
 @dataclass(frozen=True)
@@ -110,8 +107,6 @@ class _Count(TorchDispatchMode):
         """Name what a new tensor is, by the module that runs."""
         if self.moment == "update":
             return UPDATE
-        if self.moment == MERGING:
-            return MERGED
         owner = self.owners[-1]
         square = tensor.dim() >= 4 and self.time > 1 and tensor.shape[-1] == self.time
         if owner == "attention" and square and tensor.shape[-2] % self.time == 0:
@@ -147,9 +142,9 @@ class _Count(TorchDispatchMode):
         self.live[label] += size
         self.labels[key] = (label, size)
 
-    def moments(self, names: Collection[str]) -> dict[str, dict[str, int]]:
-        """Return the bytes by part at the peak of each of some moments."""
-        peaks = {name: parts for name, (_, parts) in self.peaks.items() if name in names}
+    def moments(self) -> dict[str, dict[str, int]]:
+        """Return the bytes by part at the peak of each pass of a step."""
+        peaks = {name: self.peaks[name][1] for name in PASSES if name in self.peaks}
         return {name: {part: size for part, size in parts.items() if size} for name, parts in peaks.items()}
 
 
@@ -239,37 +234,7 @@ def _walk(work: Work, *, fake: bool = True) -> Ledger:
                 standing = count.total
                 frozen = count.live[tuning.FROZEN] + count.live[tuning.QUANTISED]
                 saved = _step(batches, model, optimizer, count)
-    return _of(count.moments(PASSES), standing, saved, frozen)
-
-
-@lru_cache(maxsize=64)
-def merging(work: Work) -> Mapping[str, int]:
-    """Return what a tuned model takes by part while its adapter is merged and the merge is proved, optimizer apart.
-
-    That is in the processor's memory, whatever device it was trained on, and in float32.
-    """
-    work = work.with_(on_gpu=False, precision="float32", recompute=False)
-    if work.shape.layers <= MOST_ADAPTED_LAYERS:
-        return _merging(work).parts
-    few, more = (_merging(work.with_layers(count)) for count in (MOST_ADAPTED_LAYERS // 2, MOST_ADAPTED_LAYERS))
-    return _line(few, more, (work.shape.layers - MOST_ADAPTED_LAYERS) / (MOST_ADAPTED_LAYERS // 2)).parts
-
-
-def _merging(work: Work) -> Ledger:
-    """Do what a certificate of merging does, without its figures."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with _as_there(work), tuning.room_alone(False), mode, torch.random.fork_rng(devices=[]), _Count(fake=True) as count:
-        model = prepare(work).eval()
-        _label(model, work, count)
-        count.moment = MERGING
-        for parameter in model.parameters():
-            parameter.data = parameter.data.float()
-        tokens = random_tokens(work.shape)
-        before = model(tokens).detach()
-        with torch.no_grad():
-            after = merge(model, torch.float32)(tokens)
-            del before, after
-    return _of(count.moments((MERGING,)), 0, 0, 0)
+    return _of(count.moments(), standing, saved, frozen)
 
 
 def _label(model: Transformer, work: Work, count: _Count) -> None:
@@ -350,6 +315,7 @@ def _step(batches: list[Batch], model: Transformer, optimizer: Any, count: _Coun
     for one in batches:
         before = count.total
         count.moment = "forward pass"
+        del count.owners[1:]  # layers that are computed again are left in their midst
         loss = next_token(model, one)["loss"] / one.weight
         saved = count.total - before
         count.moment = "backward pass"

@@ -5,6 +5,7 @@ quantising anything. What does not: counting. The one idea: a plan goes through 
 """
 
 import contextlib
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from ludus.adapters.apply import apply
 from ludus.adapters.files import CONFIG
 from ludus.adapters.quantised import Quantised, quantise_model
 from ludus.adapters.settings import AdapterSettings, AnyAdapter, NoAdapter
+from ludus.adapters.whole import Whole
 from ludus.base.errors import CheckpointError, ConfigError
 from ludus.base.files import read_json
 from ludus.model import hub, llama2c
@@ -149,11 +151,29 @@ def room_alone(on_gpu: bool) -> Iterator[None]:
         torch.empty(beside if dtype == torch.float32 else 3 * beside, dtype=torch.int16)  # indices, and one piece wide
         return found.view(shape)
 
+    def beside(self: Whole, base: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.base, self.copy = base.requires_grad_(False), _twin(base)
+
+    init = Whole.__init__
     kernels.decode = decode  # type: ignore[assignment]
+    Whole.__init__ = beside  # type: ignore[method-assign]
     try:
         yield
     finally:
         kernels.decode = before
+        Whole.__init__ = init  # type: ignore[method-assign]
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """Return a copy of a module with weights of its own, in float32; to copy what has no content takes a content."""
+    twin = copy.copy(module)
+    twin._parameters = {
+        name: None if one is None else nn.Parameter(torch.empty_like(one, dtype=torch.float32))
+        for name, one in module._parameters.items()
+    }
+    twin._modules = {name: None if one is None else _twin(one) for name, one in module._modules.items()}
+    return twin
 
 
 def _quantise(model: Transformer, kind: str, drawn: bool) -> None:
