@@ -11,10 +11,13 @@ from ludus.data.files import Tokens
 from ludus.data.plan import Packed
 
 
-def read(tokens: Tokens, weights: np.ndarray | None, rows: Packed, *, length: int, pad_token: int) -> Batch:
+def read(
+    tokens: Tokens, weights: np.ndarray | None, rows: Packed, *, length: int, pad_token: int, numbered: bool = False
+) -> Batch:
     """Return the rows as a batch, padded to `length`.
 
-    Without `weights` every token of a piece but its first is predicted with weight 1.
+    Without `weights` every token of a piece but its first is predicted with weight 1. Where each row is one piece,
+    documents are left out unless they are to be `numbered`, for those who ask how long each is.
     """
     ranges, counts, sizes = rows.ranges, rows.counts, rows.sizes
     starts, total = ranges[:, 0], int(sizes.sum())
@@ -34,7 +37,7 @@ def read(tokens: Tokens, weights: np.ndarray | None, rows: Packed, *, length: in
     marks[places] = 0  # a document's first token is predicted by nothing
     marks = np.ascontiguousarray(marks.reshape(-1, length)[:, 1:])
     documents = None
-    if len(ranges) > len(rows):  # else causality alone keeps right padding out of sight
+    if numbered or len(ranges) > len(rows):  # else causality alone keeps right padding out of sight
         numbers = np.full(len(rows) * length, -1, np.int64)
         numbers[target] = np.repeat(np.arange(len(ranges)) - first_of_row[row_of_piece], sizes)
         documents = torch.from_numpy(numbers.reshape(-1, length))

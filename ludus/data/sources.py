@@ -24,7 +24,8 @@ class Rows:
     """Yield batches of `rows` packed rows, epoch after epoch.
 
     `pieces(epoch)` gives the pieces of that epoch as (pieces, 2) starts and stops into `tokens` and `weights`. Each
-    stands `alone` in a row, then no longer than the longest of a batch, or is packed with others.
+    stands `alone` in a row, then no longer than the longest of a batch, or is packed with others; documents are
+    `numbered` always, or only where several share a row.
     With several `ranks`, consecutive batches go to the ranks in turn. `rows` may depend on the number of the batch, and
     so may `context`, the predictions in a row, which are cut shorter where it says less than `length` - 1.
     """
@@ -44,7 +45,9 @@ class Rows:
         context: ByBatch | None = None,
         block: int = BLOCK,
         alone: bool = False,
+        numbered: bool = False,
     ) -> None:
+        self.numbered = numbered
         self.stream, self.weights = plain(tokens), weights
         self.planned = Plan(pieces, length=length, seed=seed, size=block, alone=alone)
         self.length, self.pad_token, self.rank, self.ranks = length, pad_token, rank, ranks
@@ -59,7 +62,14 @@ class Rows:
         count = self.rows(self.batches)
         taken = [self.planned.take(count) for _ in range(self.ranks)]
         length = max(int(rows.sizes.max()) for rows in taken) if self.planned.alone else self.length
-        batch = read(self.stream, self.weights, taken[self.rank], length=length, pad_token=self.pad_token)
+        batch = read(
+            self.stream,
+            self.weights,
+            taken[self.rank],
+            length=length,
+            pad_token=self.pad_token,
+            numbered=self.numbered,
+        )
         tokens = sum(int(rows.sizes.sum()) for rows in taken)
         self.tokens += tokens
         self.trained += tokens - sum(len(rows.ranges) for rows in taken)  # but for each piece's first, which begins it

@@ -102,6 +102,7 @@ def rows(place: Place, tokenizer: Tokenizer, found: Examples) -> Rows:
         pad_token=tokenizer.pad,
         seed=derive_seed(place.recipe.seed, "sft"),
         alone=not settings.packing,
+        numbered=settings.noise > 0,  # its size goes by the length of each
     )
 
 

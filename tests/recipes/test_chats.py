@@ -89,6 +89,14 @@ def test_packed_or_not_the_same_tokens_are_learned(tmp_path, tokenizer, packing:
         assert batches[0].tokens.shape[1] < here.recipe.data.context
 
 
+def test_noise_is_told_how_long_each_conversation_is(tmp_path, tokenizer):
+    here = place(tmp_path, f"sft.data={write(tmp_path)}", "sft.packing=false", "sft.rows=4", "sft.noise=5")
+    found, _ = chats.rendered(here, tokenizer)
+    batch = next(chats.rows(here, tokenizer, found))
+    assert batch.documents is not None
+    assert sorted((batch.documents == 0).sum(dim=1).tolist()) != [batch.tokens.shape[1]] * 4
+
+
 def test_epochs_become_steps_and_what_derives_from_them_follows(tmp_path, tokenizer):
     here = place(tmp_path, f"sft.data={write(tmp_path)}", "sft.epochs=2", "sft.rows=2", "sft.validate_every=3")
     found, _ = chats.rendered(here, tokenizer)
