@@ -90,13 +90,13 @@ def _wrong_mask(
     frame = frame_of(tokenizer, tuple(message["role"] for message in messages))
     learnt = [token for token, bit in zip(full.tokens, full.mask, strict=True) if bit]
     wanted = b"".join(
-        tokenizer.decode_bytes(turn.lead)
+        tokenizer.decode_bytes(turn.lead, beginning=False)
         + frame.text(index, message["content"]).encode("utf-8", "surrogatepass")
-        + tokenizer.decode_bytes(turn.tail)
+        + tokenizer.decode_bytes(turn.tail, beginning=False)
         for index, (message, turn, yes) in enumerate(zip(messages, frame.turns, chosen, strict=True))
         if yes
     )
-    if tokenizer.lossless and tokenizer.decode_bytes(learnt) != wanted:
+    if tokenizer.lossless and tokenizer.decode_bytes(learnt, beginning=False) != wanted:
         yield "what is learned is not what the chosen turns say"
     answers = sum(message["role"] == "assistant" and yes for message, yes in zip(messages, chosen, strict=True))
     if learnt.count(tokenizer.end) < answers:

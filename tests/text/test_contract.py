@@ -1,5 +1,6 @@
 """The contract is seen to hold, and to break: each way of breaking the law is found on the actual data."""
 
+import json
 import re
 
 import pytest
@@ -40,6 +41,33 @@ def test_it_holds_for_every_named_template(tokenizer, name, learn):
     found = contract.check(choose(tokenizer, name), DATA, learn)
     assert (found.checked, found.errors) == (4, [])
     found.uphold()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_it_holds_where_sentencepiece_puts_a_space_before_a_text(name):
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefghijklmnopqrstuvwxyz"]
+    model = {"type": "BPE", "vocab": {word: index for index, word in enumerate(words)}, "merges": []}
+    content = {
+        "model": {**model, "unk_token": "<unk>", "byte_fallback": True, "fuse_unk": True},
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": None,
+        "added_tokens": [
+            {"id": index, "content": word, "special": True, "normalized": False}
+            | {"single_word": False, "lstrip": False, "rstrip": False}
+            for index, word in enumerate(words[:3])
+        ],
+    }
+    pieces = Tokenizer(json.dumps(content), bos="<s>", end="</s>", pad="</s>", template=None)
+    assert pieces.lossless
+    contract.check(choose(pieces, name), DATA).uphold()
 
 
 LOOP = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
