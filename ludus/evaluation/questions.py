@@ -44,7 +44,7 @@ def ask(
     completions = generate(model, prompts, sampling, rows=rows)
     answers = []
     for index, (exercise, completion) in enumerate(zip(exercises, completions, strict=True)):
-        response, finished = tokenizer.decode(completion.tokens, beginning=False), completion.finish == "stop"
+        response, finished = completion.text(tokenizer), completion.finish == "stop"
         verdict = verify(response, exercise.answer, finished=finished)
         answers.append(
             Answer(

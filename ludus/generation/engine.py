@@ -14,6 +14,7 @@ from ludus.generation.cache import KVCache
 from ludus.generation.lean import WORTH_COPYING, lean
 from ludus.generation.sampling import sample
 from ludus.model.transformer import Transformer
+from ludus.text.tokenizer import Tokenizer
 
 COMPACT_BELOW = 0.75  # drop finished rows once fewer than this share of the rows is still running
 
@@ -36,6 +37,11 @@ class Completion:
     tokens: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     finish: Literal["stop", "length"] = "length"
+
+    def text(self, tokenizer: Tokenizer, *, beginning: bool = False) -> str:
+        """Return what the tokens say; ids that only pad the model's vocabulary, beyond the tokenizer's, say nothing."""
+        known = [token for token in self.tokens if token < tokenizer.vocabulary_size]
+        return tokenizer.decode(known, beginning=beginning)
 
 
 @torch.inference_mode()

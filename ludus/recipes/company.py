@@ -150,7 +150,7 @@ class Company:
         with self.final_weights():
             completions = generate(run.model, list(work.prompts.values()), self._sampling(), generator=generator)
         for prompt, completion in zip(work.prompts, completions, strict=True):
-            text = work.tokenizer.decode(completion.tokens, beginning=False)
+            text = completion.text(work.tokenizer)
             self.samples.append({"step": run.step, "prompt": prompt, "text": text})
 
     def _sampling(self) -> Sampling:

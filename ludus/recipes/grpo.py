@@ -45,7 +45,7 @@ def source(place: Place, model: Transformer, tokenizer: Tokenizer, reference: Tr
     exercises, prompts = asked(place, tokenizer)
 
     def score(index: int, completion: Completion) -> float:
-        response = tokenizer.decode(completion.tokens, beginning=False)
+        response = completion.text(tokenizer)
         verdict = verify(response, exercises[index].answer, finished=completion.finish == "stop")
         return float(verdict is Verdict.CORRECT)
 

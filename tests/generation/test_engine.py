@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from ludus.generation.engine import Sampling, generate, stream
+from ludus.generation.engine import Completion, Sampling, generate, stream
+from ludus.text.settings import TokenizerSettings
+from ludus.text.train import train
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
 
@@ -74,3 +76,10 @@ def test_a_stream_yields_tokens_as_they_are_drawn(tiny):
     pieces = stream(tiny(), PROMPTS[0], Sampling(5, temperature=0))
     assert next(pieces) == asked(tiny(), prompts=PROMPTS[:1], temperature=0, max_new_tokens=1)[0].tokens[0]
     assert len(list(pieces)) == 4
+
+
+def test_what_only_pads_a_vocabulary_says_nothing():
+    tokenizer = train(["hello there"], TokenizerSettings(vocabulary=280))
+    said = tokenizer.encode("hello")
+    beyond = tokenizer.vocabulary_size
+    assert Completion([beyond, *said, beyond + 7]).text(tokenizer) == "hello"
