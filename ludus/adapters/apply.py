@@ -32,7 +32,8 @@ def apply(model: Transformer, settings: AnyAdapter, *, seed: int, tokens: Sequen
         return model
     make: Callable[..., Transformer] = getattr(import_module(f"ludus.adapters.{home}"), home)
     model = make(model, settings, seed=seed, **({"tokens": tokens} if settings.kind == "prompt" else {}))
-    return whole(model, settings.also) if getattr(settings, "also", ()) else model
+    also: list[str] = getattr(settings, "also", [])
+    return whole(model, also) if also else model
 
 
 def rate_factor(settings: AnyAdapter) -> Callable[[str], float]:

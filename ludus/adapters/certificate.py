@@ -56,10 +56,10 @@ def merge_certificate(
     for parameter in model.parameters():  # exact: what is kept narrower was rounded when it was loaded
         parameter.data = parameter.data.float()
     with _evaluating(model):
-        with (
-            torch.enable_grad()
-        ):  # without gradients adapters fold themselves, which would compare a merge with a merge
-            adapted = model(tokens).detach()
+        for _, adapter in adapters(model):  # by its formula: one that folds itself would be compared with itself
+            if hasattr(adapter, "spelled_out"):
+                vars(adapter)["forward"] = adapter.spelled_out
+        adapted = model(tokens)
         exact = _differences(adapted, merge(model, torch.float32)(tokens))
         for parameter in model.parameters():
             parameter.data = parameter.data.to(stored).float()

@@ -64,7 +64,7 @@ def _copied(module: nn.Module, precision: torch.dtype, dense: bool) -> nn.Module
     """Copy the tree of modules, not their weights, with each linear layer packed; `dense`, the quantised ones too."""
     plain = type(module) is nn.Linear and precision != torch.float32
     if plain and module.weight.dtype in (torch.float32, precision):
-        return Packed(module, precision)
+        return Packed(module, precision)  # type: ignore[arg-type]
     if dense and isinstance(module, Quantised):
         return Packed(module, precision)
     twin = copy.copy(module)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ludus.adapters.certificate import merge_certificate
-from ludus.adapters.surgery import adapters, is_adapted
+from ludus.adapters.surgery import is_adapted
 from ludus.base.errors import ConfigError
 from ludus.data.pairs import Example
 from ludus.evaluation.likelihood import likelihoods, total
@@ -38,16 +38,9 @@ def trainable(model: Transformer) -> int:
 
 
 def certificate(model: Transformer, examples: Sequence[Example]) -> dict[str, Any]:
-    """Merge adapters, in place, and return the largest difference of a logit, or why they cannot be merged.
-
-    The adapter's side is computed by its formula, layer by layer: what is drawn or measured without a gradient may fold
-    the change into the weight on its way, and would prove nothing.
-    """
+    """Merge adapters, in place, and return the largest difference of a logit, or why they cannot be merged."""
     if not is_adapted(model):
         return {"largest": None, "reason": WHOLE}
-    for _, adapter in adapters(model):
-        if hasattr(adapter, "spelled_out"):
-            adapter.forward = adapter.spelled_out
     length = min(len(tokens) for tokens, _ in examples[:CHECKED])
     rows = torch.stack([torch.from_numpy(tokens[:length]) for tokens, _ in examples[:CHECKED]])
     try:
