@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ludus.adapters.files import quantised_as
 from ludus.adapters.identity import weight_hashes
-from ludus.adapters.surgery import merge, stands
+from ludus.adapters.surgery import adapters, merge, stands
 from ludus.base.errors import CheckpointError
 from ludus.model.architecture import Architecture
 from ludus.model.transformer import Transformer
