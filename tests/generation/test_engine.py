@@ -79,7 +79,7 @@ def test_a_stream_yields_tokens_as_they_are_drawn(tiny):
 
 
 def test_what_only_pads_a_vocabulary_says_nothing():
-    tokenizer = train(["hello there"], TokenizerSettings(vocabulary=280))
+    tokenizer = train(["hello there hello there"], TokenizerSettings(vocabulary=262))
     said = tokenizer.encode("hello")
     beyond = tokenizer.vocabulary_size
     assert Completion([beyond, *said, beyond + 7]).text(tokenizer) == "hello"
