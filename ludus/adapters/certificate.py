@@ -56,9 +56,9 @@ def merge_certificate(
     for parameter in model.parameters():  # exact: what is kept narrower was rounded when it was loaded
         parameter.data = parameter.data.float()
     with _evaluating(model):
-        for _, adapter in adapters(model):  # by its formula: one that folds itself would be compared with itself
-            if hasattr(adapter, "spelled_out"):
-                vars(adapter)["forward"] = adapter.spelled_out
+        for _, module in adapters(model):  # by its formula: one that folds itself would be compared with itself
+            if hasattr(module, "spelled_out"):
+                vars(module)["forward"] = module.spelled_out
         adapted = model(tokens)
         exact = _differences(adapted, merge(model, torch.float32)(tokens))
         for parameter in model.parameters():
