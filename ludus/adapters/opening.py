@@ -25,11 +25,13 @@ def open_model(
     device: torch.device | str = "cpu",
     quantise: str = "none",
     base: Path | str | None = None,
+    like: Path | None = None,
 ) -> Transformer:
     """Load the model of a folder, of a run, of a name on the hub, or of an adapter together with its base.
 
     `dtype` and `quantise` are those of the frozen weights: none, nf4, int8, or as-trained, which is what they were
-    while the adapter learned. `base` takes the place of the model that the adapter names.
+    while the adapter learned, or the adapter `like` where the bare model is meant. `base` takes the place of the model
+    that the adapter names.
 
     Raises:
         CheckpointError: a folder is damaged, or holds what ludus cannot compute; or an adapter is for another base.
@@ -40,7 +42,7 @@ def open_model(
     if adapter is not None:
         folder = base_of(adapter, base).folder
         refuse_another(adapter, files.recorded(adapter), folder)
-    model = exchange.load(folder, dtype, device=device, linear=_quantiser(quantise, adapter))
+    model = exchange.load(folder, dtype, device=device, linear=_quantiser(quantise, like or adapter))
     return model if adapter is None else files.load(model, adapter)
 
 

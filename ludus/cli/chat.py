@@ -5,7 +5,27 @@ from collections.abc import Sequence
 
 from ludus.cli.options import Option, Usage, read
 
-MODEL = ("MODEL", "a run's folder such as runs/quickstart, a stage's in it, or any model's")
+MODEL = (
+    "MODEL",
+    "a run's folder such as runs/quickstart, a stage's in it, any model's or adapter's, a llama2.c file, or a name on "
+    "the hub such as openai-community/gpt2",
+)
+STORED = "as-stored"
+DTYPE = Option("--dtype", "of the weights in memory", str, "DTYPE", "float32", choices=("float32", "bfloat16", STORED))
+LOADING = (
+    Option(
+        "--adapter", "an adapter for it, to switch to; may be given several times", str, "[NAME=]FOLDER", several=True
+    ),
+    Option("--base", "where the model under an adapter lies now; without it, where the adapter says", str, "MODEL"),
+    DTYPE,
+    Option(
+        "--quantise",
+        "the linear layers while loading: none, nf4 or int8; without it, an adapter's base as it was while it learned",
+        str,
+        "KIND",
+        choices=("none", "nf4", "int8"),
+    ),
+)
 TEMPERATURE = Option(
     "--temperature", "how freely to draw; 0 takes the likeliest token each time", float, "X", 0.0, 0, 10
 )
@@ -26,6 +46,7 @@ USAGE = Usage(
         LENGTH,
         Option("--system", "a system message", str, "TEXT"),
         Option("--seed", "of what is drawn; without it, another each time", int, "S", None, 0, LARGEST_SEED),
+        *LOADING,
     ),
     "In a pipe each line is a message; answers go to standard output, everything else to standard error.",
 )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ludus.base.errors import ConfigError, nearest
 from ludus.cli.screen import clean
 from ludus.generation.conversation import Conversation, Prompt
+from ludus.generation.voices import OFF
 from ludus.text.tokenizer import Tokenizer
 
 HOTTEST = 10.0
@@ -91,6 +92,29 @@ def reset(conversation: Conversation, text: str) -> str:
     return f"a new conversation{kept}"
 
 
+def adapter(conversation: Conversation, text: str) -> str:
+    """Show who speaks, or let another adapter speak."""
+    voices = conversation.voices
+    if voices is None or not voices.adapted:
+        return "there is no adapter; `ludus chat MODEL --adapter FOLDER` puts one on the model"
+    if not text:
+        names = [*voices.adapted, OFF]
+        speaking = voices.shelf.current or OFF
+        lines = [f"{'*' if name == speaking else ' '} {name}  {place_of(conversation, name)}" for name in names]
+        return "\n".join(lines)
+    conversation.hear(None if text == OFF else text)
+    kept = "; the history stays, /reset forgets it" if conversation.messages else ""
+    return f"{'the bare model speaks' if text == OFF else f'{text} speaks'}{kept}"
+
+
+def place_of(conversation: Conversation, name: str) -> str:
+    """Return where a voice lies."""
+    assert conversation.voices is not None
+    if name == OFF:
+        return f"the bare model, {conversation.voices.bare.folder}"
+    return str(conversation.voices.adapted[name].folder)
+
+
 def help_(conversation: Conversation, text: str) -> str:
     """List the commands."""
     wide = max(len(f"{name} {command.takes}") for name, command in COMMANDS.items())
@@ -107,6 +131,7 @@ COMMANDS: dict[str, Command] = {
     "/system": Command("TEXT", "say how the assistant should be; without TEXT, remove it", system),
     "/temperature": Command("X", "how freely to draw: 0 takes the likeliest token each time", temperature),
     "/tokens": Command("[TEXT]", "the exact tokens that were sent last, or that TEXT would send", tokens),
+    "/adapter": Command("[NAME|off]", "the adapters, or which of them speaks; off for the bare model", adapter),
     "/reset": Command("", "begin a new conversation", reset),
     "/help": Command("", "this list", help_),
     "/quit": Command("", "leave", quit_),

@@ -10,8 +10,9 @@ from typing import Any
 from ludus.base.console import duration, say
 from ludus.base.errors import LudusError, RunError
 from ludus.cli.options import Option, Usage, read
+from ludus.model.hub import find
+from ludus.model.hub import origin as on_the_hub
 from ludus.runs.artefacts import Artefact
-from ludus.runs.folder import find_model
 from ludus.runs.manifest import MANIFEST, Manifest, lineage
 
 USAGE = Usage(
@@ -55,7 +56,7 @@ def meant(path: Path) -> Path:
     if not (path / "run.json").is_file():
         return path
     try:
-        return find_model(path)
+        return find(path).folder
     except LudusError:
         stages = sorted(path.glob(f"*/{MANIFEST}"), key=lambda file: file.stat().st_mtime)
         if not stages:
@@ -87,7 +88,8 @@ def artefact_lines(title: str, manifest: Manifest, artefacts: dict[str, Artefact
     changed = manifest.changed(artefacts)
     for name, artefact in artefacts.items():
         warning = "  CHANGED OR GONE SINCE" if name in changed else ""
-        path = shown(manifest.folder / artefact["path"])
+        place = manifest.folder / artefact["path"]
+        path = on_the_hub(place) or shown(place)
         yield f"  {title:<9}  {name}: {path}  sha256 {artefact['sha256'][:SHORT]}{warning}"
 
 

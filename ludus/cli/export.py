@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ludus.base.console import say
-from ludus.base.errors import RunError
-from ludus.cli.chat import MODEL
+from ludus.base.errors import ConfigError, RunError
+from ludus.cli.chat import DTYPE, MODEL
 from ludus.cli.options import Option, Usage, read
 
 USAGE = Usage(
@@ -17,6 +17,8 @@ USAGE = Usage(
         Option(
             "--to", "format; hf is Hugging Face's, which transformers and vLLM read", str, "hf", "hf", choices=("hf",)
         ),
+        DTYPE._replace(doc="of the weights that are written", default="as-stored"),
+        Option("--quantise", "refused: no weights that other software reads come out of it", str, "KIND"),
         Option("--output", "where to; without it, a folder here that is named after the model", str, "FOLDER"),
         Option("--force", "replace a model that is there"),
     ),
@@ -30,20 +32,30 @@ from transformers import pipeline
 model = pipeline("text-generation", {folder!r})
 print(model({bos!r} + "Once upon a time", max_new_tokens=40)[0]["generated_text"])"""
 
+QUANTISED = (
+    "--quantise: an export holds whole weights, since each library packs quantised ones in a way of its own; export "
+    "without it, and quantise while loading: `ludus chat MODEL --quantise nf4`, or transformers' BitsAndBytesConfig"
+)
+
 
 def main(argv: Sequence[str]) -> int:
     """Run the verb."""
     given = read(USAGE, argv)
     if given is None:
         return 0
+    from ludus.cli.talk import dtype_of
     from ludus.generation.speaker import Speaker, facts
     from ludus.model import exchange
-    from ludus.model.hub import find
+    from ludus.model.hub import ADAPTER, find
 
+    if given["quantise"] is not None:
+        raise ConfigError(QUANTISED)
     source = find(given.words[0]).folder
+    if (source / ADAPTER).is_file():
+        raise RunError(f"{source} is an adapter, not a whole model; fold it into its base with `ludus merge {source}`")
     output = Path(given["output"]) if given["output"] else Path(name_of(source) + "-hf")
     check(output, source, given["force"])
-    speaker = Speaker.load(source)
+    speaker = Speaker.load(source, dtype=dtype_of(given["dtype"]))
     exchange.save(speaker.model, output.resolve(), speaker.tokenizer, facts(source))
     size = sum(file.stat().st_size for file in output.iterdir())
     warning = exchange.notice(speaker.model.shape)

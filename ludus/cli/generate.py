@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ludus.base.errors import ConfigError, DataError
-from ludus.cli.chat import LARGEST_SEED, LENGTH, MODEL, SAMPLING, TEMPERATURE
+from ludus.cli.chat import LARGEST_SEED, LENGTH, LOADING, MODEL, SAMPLING, TEMPERATURE
 from ludus.cli.options import Given, Option, Usage, read
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ USAGE = Usage(
         *SAMPLING,
         Option("--seed", "of what is drawn", int, "S", 0, 0, LARGEST_SEED),
         Option("--samples", "how many to draw; only --json tells several apart for sure", int, "N", 1, 1),
+        *LOADING,
         Option("--json", "one JSON object a line and sample: prompt, text, tokens, finish (stop or length)"),
     ),
     "Text longer than the model's context is continued through a sliding window; an answer with --chat ends there.\n"
@@ -45,13 +46,16 @@ def main(argv: Sequence[str]) -> int:
     if given is None:
         return 0
     text = prompt_text(given)
+    if len(given["adapter"]) > 1:
+        raise ConfigError("--adapter is given more than once, and one text has one speaker; give one")
     from ludus.cli.screen import Screen
-    from ludus.generation.speaker import Speaker
+    from ludus.cli.talk import load
 
     screen = Screen.of_process(os.environ)
-    speaker = Speaker.load(given.words[0])
+    voices = load(given)
+    speaker = voices.current
     prompt = prompt_of(speaker, text, given)
-    for remark in remarks(prompt, given, speaker.context):
+    for remark in [*voices.notes, *remarks(prompt, given, speaker.context)]:
         print(f"ludus: {remark}", file=sys.stderr)
     write = (lambda piece: None) if given["json"] else screen.write
     for record in samples(speaker, prompt, given, write):
@@ -118,6 +122,6 @@ def samples(
     for start in range(0, given["samples"], AT_A_TIME):
         group = min(AT_A_TIME, given["samples"] - start)
         for completion in generate(speaker.model, [prompt.tokens], wanted, generator=generator, group=group):
-            text = speaker.tokenizer.decode(completion.tokens, beginning=prompt.tokens == [speaker.tokenizer.bos])
+            text = completion.text(speaker.tokenizer, beginning=prompt.tokens == [speaker.tokenizer.bos])
             write(f"{text}\n")
             yield {"text": text, "tokens": completion.tokens, "finish": completion.finish}

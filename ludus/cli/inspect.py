@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ludus.base.console import say
-from ludus.base.errors import ConfigError, DataError
+from ludus.base.errors import ConfigError, DataError, LudusError
 from ludus.cli.options import Option, Usage, read
 
 if TYPE_CHECKING:
@@ -141,13 +141,28 @@ def tokenizer_of(named: str) -> Path:
             return path
     if not path.exists() and find.repository(named):
         return find.find(named)
-    from ludus.runs.folder import find_model
+    from ludus.model.hub import find as model_of
 
-    return find_model(path)
+    folder = model_of(path).folder
+    with suppress(DataError):  # an adapter may bring none
+        vocabularies.file_of(folder)
+        return folder
+    return under(folder)
+
+
+def under(folder: Path) -> Path:
+    """Return the base of an adapter, or a model itself."""
+    if not (folder / "adapter_config.json").is_file():
+        return folder
+    from ludus.recipes.brought import base_of
+
+    return base_of(folder)
 
 
 def context_of(folder: Path) -> int | None:
-    """Return how many tokens the model sees at once, None where it does not say."""
+    """Return how many tokens the model sees at once, None where it does not say; an adapter's is that of its base."""
+    with suppress(LudusError):
+        folder = under(folder)
     if folder.suffix == ".bin" and folder.is_file():  # llama2.c's: seven numbers, of which this is the last
         with folder.open("rb") as file:
             return struct.unpack("<7i", file.read(28))[6]

@@ -23,6 +23,7 @@ class Option(NamedTuple):
     least: float | None = None
     most: float | None = None
     choices: tuple[str, ...] = ()
+    several: bool = False  # may be given more than once; its value is then a list, empty without any
 
 
 class Usage(NamedTuple):
@@ -62,7 +63,8 @@ def read(usage: Usage, argv: Sequence[str]) -> Given | None:
         word = waiting.pop(0)
         name, equals, text = ("--help" if word == "-h" else word).partition("=")
         if name in options:
-            found[name] = value_of(options[name], text if equals else None, waiting)
+            value = value_of(options[name], text if equals else None, waiting)
+            found[name] = [*found.get(name, []), value] if options[name].several else value
         elif word.startswith("-") and word != "-":
             raise ConfigError(unknown(usage, name, list(options)))
         else:
@@ -71,7 +73,8 @@ def read(usage: Usage, argv: Sequence[str]) -> Given | None:
         print(help_text(usage))
         return None
     check_words(usage, words)
-    return Given(words, {name[2:]: found.get(name, option.default) for name, option in options.items()})
+    absent = {name: [] if option.several else option.default for name, option in options.items()}
+    return Given(words, {name[2:]: found.get(name, default) for name, default in absent.items()})
 
 
 def value_of(option: Option, text: str | None, waiting: list[str]) -> Any:

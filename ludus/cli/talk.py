@@ -7,22 +7,42 @@ from contextlib import suppress
 import torch
 
 from ludus.base.errors import LudusError
+from ludus.cli.chat import STORED
 from ludus.cli.commands import Leave, obey
 from ludus.cli.options import Given
 from ludus.cli.screen import Screen
 from ludus.generation.conversation import Answer, Conversation, sampling
 from ludus.generation.speaker import Speaker
+from ludus.generation.voices import Voices
 from ludus.model.cost import num_parameters
+from ludus.text.templates import TEMPLATES, name_of
 
 LEAVING = "Ctrl-C again or Ctrl-D leaves"
 
 
 def begin(given: Given) -> Conversation:
     """Load the model and return a conversation with it that has not begun."""
-    speaker = Speaker.load(given.words[0])
+    voices = load(given)
     wanted = sampling(given["max-new-tokens"], given["temperature"], given["top-k"], given["top-p"])
     seed = secrets.randbits(63) if given["seed"] is None else given["seed"]
-    return Conversation(speaker, wanted, torch.Generator().manual_seed(seed), system=given["system"])
+    generator = torch.Generator().manual_seed(seed)
+    return Conversation(voices.current, wanted, generator, system=given["system"], voices=voices)
+
+
+def load(given: Given) -> Voices:
+    """Load the model of a command line, with its adapters, as its options say."""
+    return Voices.load(
+        given.words[0],
+        given["adapter"],
+        dtype=dtype_of(given["dtype"]),
+        quantise=given["quantise"],
+        base=given["base"],
+    )
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """Return the type that an option names; None for that which is stored."""
+    return None if name == STORED else getattr(torch, name)
 
 
 def at_terminal(conversation: Conversation, screen: Screen) -> int:
@@ -53,7 +73,7 @@ def at_terminal(conversation: Conversation, screen: Screen) -> int:
 
 def in_pipe(conversation: Conversation, screen: Screen) -> int:
     """Answer line by line. Return 2 if there was a line that could not be answered."""
-    for remark in about(conversation.speaker):
+    for remark in about(conversation):
         screen.note(remark)
     code = 0
     for line in sys.stdin:
@@ -113,12 +133,37 @@ def greeting(conversation: Conversation) -> str:
     speaker = conversation.speaker
     facts = [f"{num_parameters(speaker.model.shape) / 1e6:.2f} M parameters", f"context {speaker.context:,} tokens"]
     facts.append(f"temperature {conversation.sampling.temperature:g}")
-    lines = [f"{speaker.folder}: {', '.join(facts)}", *about(speaker), "/help lists the commands; Ctrl-D leaves"]
+    lines = [f"{speaker.folder}: {', '.join(facts)}", *about(conversation), "/help lists the commands; Ctrl-D leaves"]
     return "\n".join(lines)
 
 
-def about(speaker: Speaker) -> list[str]:
+def about(conversation: Conversation) -> list[str]:
     """Return what one should know before talking with a model."""
-    if not speaker.only_continues:
+    voices = conversation.voices
+    lines = [] if voices is None else [*spoken(voices), *voices.notes]
+    return [*lines, *untaught(conversation.speaker)]
+
+
+def spoken(voices: Voices) -> list[str]:
+    """Say which adapter speaks, on which base, and which others there are."""
+    if not voices.adapted:
         return []
-    return ["this model was only pretrained: it continues text (ludus generate) and was never taught to answer"]
+    current, names = voices.shelf.current, ", ".join(voices.adapted)
+    who = f"the adapter {current} speaks" if current else "the bare model speaks"
+    others = (
+        f"; /adapter NAME changes to another of {names}" if len(voices.adapted) > 1 else "; /adapter off takes it off"
+    )
+    return [f"{who}, on {voices.bare.folder}{others}"]
+
+
+def untaught(speaker: Speaker) -> list[str]:
+    """Say so where nothing tells that a model was taught to answer, and how it is talked to all the same."""
+    if speaker.only_continues:
+        return ["this model was only pretrained: it continues text (ludus generate) and was never taught to answer"]
+    if not speaker.borrowed:
+        return []
+    name = name_of(speaker.tokenizer)
+    return [
+        "this model has no chat template: it continues text (ludus generate) and was probably never taught to answer",
+        f"what you write is put into the template {name} ({TEMPLATES[name].doc})",
+    ]

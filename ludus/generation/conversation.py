@@ -15,6 +15,7 @@ import torch
 from ludus.base.errors import DataError
 from ludus.generation.engine import Sampling, stream
 from ludus.generation.speaker import Speaker
+from ludus.generation.voices import Voices
 from ludus.text.chat import Message, render
 from ludus.text.tokenizer import Tokenizer
 
@@ -141,7 +142,10 @@ def token_bytes(tokenizer: Tokenizer, token: int, *, beginning: bool = False) ->
 
 @dataclass
 class Conversation:
-    """A history, and how it goes on. `sent` is the last prompt; `messages` are the turns, without the system's."""
+    """A history, and how it goes on. `sent` is the last prompt; `messages` are the turns, without the system's.
+
+    `voices` are those that may take over from the `speaker`, with the history that there is.
+    """
 
     speaker: Speaker
     sampling: Sampling
@@ -149,6 +153,12 @@ class Conversation:
     system: str | None = None
     messages: list[Message] = field(default_factory=list)
     sent: Prompt | None = None
+    voices: Voices | None = None
+
+    def hear(self, name: str | None) -> None:
+        """Let an adapter speak from now on, or with None the bare model. Raises ConfigError for an unknown name."""
+        if self.voices is not None:
+            self.speaker = self.voices.use(name)
 
     def prompt(self, text: str) -> Prompt:
         """Return what would be sent if `text` came next."""

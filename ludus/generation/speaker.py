@@ -1,11 +1,16 @@
-"""A model one can talk with: the weights, the tokenizer that belongs to them, and where they came from."""
+"""A model one can talk with: the weights, the tokenizer that belongs to them, and where they came from.
+
+What lives here: one model, or one adapter on its base. Several adapters on one base are in `voices.py`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ludus.adapters.files import recorded
-from ludus.adapters.opening import open_model
+from ludus.adapters.opening import base_of, open_model
 from ludus.adapters.virtual import room
 from ludus.base.errors import CheckpointError, TokenizerMismatch
 from ludus.base.files import read_json
@@ -17,20 +22,35 @@ from ludus.text.templates import choose
 from ludus.text.tokenizer import Tokenizer
 
 BASE_STAGE = "pretrain"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")  # that an adapter may bring
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """A model with its tokenizer; `stage` is what made it, empty where the model does not say."""
+    """A model with its tokenizer; `stage` is what made it, empty where the model does not say.
+
+    A `borrowed` chat template is not the model's own: it has none, so nothing says that it was taught to answer.
+    """
 
     model: Transformer
     tokenizer: Tokenizer
     folder: Path
     stage: str = ""
+    borrowed: bool = False
 
     @classmethod
-    def load(cls, path: Path | str) -> "Speaker":
-        """Load what `path` names: a model's folder, a stage's, or a run's.
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        dtype: torch.dtype | None = torch.float32,
+        quantise: str | None = None,
+        base: Path | str | None = None,
+    ) -> "Speaker":
+        """Load what `path` names: a model's folder, a stage's, a run's, an adapter's, a file, or a name on the hub.
+
+        `dtype` is that of the weights, None as they are stored. `quantise` is none, nf4 or int8 for the linear layers;
+        without it, as they were while an adapter learned. `base` is where an adapter's base lies now.
 
         Raises:
             RunError: nothing there is a model.
@@ -38,15 +58,21 @@ class Speaker:
             TokenizerMismatch: the tokenizer beside it is not its own.
         """
         folder = find(path).folder
-        own = Tokenizer.load(folder)
-        require_same(own, bound_to(folder), model=str(folder))
-        model, tokenizer = open_model(folder, quantise="as-trained"), choose(own)
+        under = base_of(folder, base).folder if (folder / ADAPTER).is_file() else None
+        own = tokenizer_of(folder, under)
+        model = open_model(folder, dtype=dtype, quantise=quantise or "as-trained", base=under)
+        return cls.of(model, own, folder)
+
+    @classmethod
+    def of(cls, model: Transformer, own: Tokenizer, folder: Path) -> "Speaker":
+        """Return a model that is loaded, with the template to talk with it. Raises TokenizerMismatch."""
+        tokenizer = choose(own)
         if tokenizer.vocabulary_size > model.shape.vocabulary:
             raise TokenizerMismatch(
                 f"{folder} has a tokenizer of {tokenizer.vocabulary_size} tokens and a model of "
                 f"{model.shape.vocabulary}; put the model's own tokenizer (with its chat template) beside it"
             )
-        return cls(model.eval(), tokenizer, folder, facts(folder).get("stage", ""))
+        return cls(model.eval(), tokenizer, folder, facts(folder).get("stage", ""), own.template is None)
 
     @property
     def context(self) -> int:
@@ -64,6 +90,19 @@ class Speaker:
     def only_continues(self) -> bool:
         """Tell whether the model was only pretrained, and so never taught to answer."""
         return self.stage == BASE_STAGE
+
+
+def tokenizer_of(folder: Path, base: Path | None = None) -> Tokenizer:
+    """Load the tokenizer of a model, or that beside an adapter, else that of its `base`.
+
+    Raises:
+        TokenizerMismatch: it is not the one that the model was trained with.
+    """
+    if base is not None and not any((folder / name).is_file() for name in TOKENIZERS):
+        folder = base
+    own = Tokenizer.load(folder)
+    require_same(own, bound_to(folder), model=str(folder))
+    return own
 
 
 def facts(folder: Path) -> dict[str, str]:

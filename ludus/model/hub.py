@@ -27,6 +27,9 @@ SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model-*.saf
 PICKLES = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
 
 
+IN_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)")
+
+
 class Found(NamedTuple):
     """Where a model lies, the name it was asked for by, and the commit of the hub; None for one on disk."""
 
@@ -53,6 +56,12 @@ def find(name: str | Path, *, revision: str | None = None) -> Found:
     cached = _cached(wanted, revision) if revision and COMMIT.fullmatch(revision) else None
     folder, commit = (cached, revision) if cached else _fetched(wanted, revision)
     return Found(folder, wanted, commit)
+
+
+def origin(path: Path | str) -> str | None:
+    """Return `OWNER/NAME@COMMIT` of what lies in the hub's cache; None for what lies elsewhere."""
+    found = IN_CACHE.search(Path(path).as_posix())
+    return f"{found[1]}/{found[2]}@{found[3]}" if found else None
 
 
 def wanted_files(names: list[str]) -> list[str]:

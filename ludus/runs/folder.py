@@ -16,6 +16,7 @@ from typing import Any
 from ludus.base.errors import RunError, nearest
 from ludus.base.files import make_folder, read_json, sweep, write_json, writing
 
+DESCRIPTIONS = ("config.json", "adapter_config.json")  # of a model, and of an adapter that stands for one
 _locks: set[int] = set()  # open lock files of this process
 
 
@@ -62,13 +63,14 @@ def hold(path: Path | str) -> Iterator[RunFolder]:
 def find_model(path: Path | str) -> Path:
     """Return the model folder meant by `path`: itself, its `model`, or that of the run's newest stage that has one.
 
-    A model in one file (`*.bin`) is meant by itself. Raise RunError with advice when there is none.
+    It may hold an adapter, which is opened together with its base. A model in one file (`*.bin`) is meant by itself.
+    Raise RunError with advice when there is none.
     """
     path = Path(path)
     if path.is_file() and path.suffix == ".bin":
         return path
     for folder in (path, path / "model", *(stage / "model" for stage in reversed(_stages(path)))):
-        if (folder / "config.json").is_file():
+        if any((folder / name).is_file() for name in DESCRIPTIONS):
             return folder
     if not path.exists():
         siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -85,7 +87,7 @@ def _stages(path: Path) -> list[Path]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise RunError(f'{path / "run.json"} does not name the run\'s stages; expected a list under "stages"')
         return [path / name for name in names]
-    configs = path.glob("*/model/config.json")
+    configs = [file for name in DESCRIPTIONS for file in path.glob(f"*/model/{name}")]
     return [config.parent.parent for config in sorted(configs, key=lambda config: config.stat().st_mtime)]
 
 

@@ -98,7 +98,7 @@ class Studio:
     def models(self, request: Request) -> Response:
         """List the models."""
         found = [
-            {"id": name, "object": "model", "created": int((path / "config.json").stat().st_mtime), "owned_by": "ludus"}
+            {"id": name, "object": "model", "created": int(runs.describes(path).stat().st_mtime), "owned_by": "ludus"}
             for name, path in self.shelf.names().items()
         ]
         return JSONResponse({"object": "list", "data": found})

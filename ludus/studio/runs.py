@@ -70,9 +70,17 @@ def read(folder: Path, name: str) -> Run:
         recipe=str(head.get("recipe") or ""),
         state=state(folder, manifests),
         started=min((str(each["started"]) for each in manifests.values() if each.get("started")), default=""),
-        models={stage: path for stage, path in models.items() if (path / "config.json").is_file()},
+        models={stage: path for stage, path in models.items() if describes(path).is_file()},
         score=scores[-1] if scores else None,
     )
+
+
+def describes(model: Path) -> Path:
+    """Return the file that says what a model is: that of an adapter, of a folder, or a model in one file itself."""
+    if model.is_file():
+        return model
+    adapter = model / "adapter_config.json"
+    return adapter if adapter.is_file() else model / "config.json"
 
 
 def state(folder: Path, manifests: dict[str, dict[str, Any]]) -> tuple[str, str]:

@@ -4,18 +4,19 @@ from pathlib import Path
 
 from ludus.base.errors import RunError, nearest
 from ludus.generation.speaker import Speaker
-from ludus.runs.folder import find_model
-from ludus.studio.runs import scan
+from ludus.model.hub import find, origin
+from ludus.studio.runs import describes, scan
 
 
 class Shelf:
     """Models by name. The first name is the one that answers when none is asked for."""
 
-    def __init__(self, folder: Path, chosen: Path | None = None) -> None:
+    def __init__(self, folder: Path, chosen: Path | str | None = None) -> None:
         self.folder, self.chosen = folder, chosen
         self._loaded: tuple[Path, int, Speaker] | None = None
         if chosen is not None:
-            find_model(chosen)  # better to know now than at the first question
+            found = find(chosen)  # better to know now than at the first question
+            self.chosen = found.folder if found.revision else chosen
 
     def names(self) -> dict[str, Path]:
         """Return every model's folder by its name: the one that was named first, then the newest run's last stage."""
@@ -24,9 +25,10 @@ class Shelf:
         }
         if self.chosen is None:
             return found
-        chosen = find_model(self.chosen)
+        chosen = find(self.chosen).folder
         known = next((name for name, path in found.items() if path.resolve() == chosen.resolve()), None)
-        return {known or chosen.resolve().name: chosen} | found
+        hub = (origin(chosen) or "").partition("@")[0]
+        return {known or hub or chosen.resolve().name: chosen} | found
 
     def find(self, name: str) -> tuple[str, Path]:
         """Return a model's full name and folder; a run's name means its last stage. Raises RunError for none."""
@@ -41,7 +43,7 @@ class Shelf:
 
     def load(self, path: Path) -> Speaker:
         """Return the model in a folder, loaded anew only if it is another than the last or has changed."""
-        written = (path / "config.json").stat().st_mtime_ns
+        written = describes(path).stat().st_mtime_ns
         if self._loaded is None or self._loaded[:2] != (path, written):
             self._loaded = (path, written, Speaker.load(path))
         return self._loaded[2]
