@@ -13,6 +13,7 @@ from ludus.cli.main import main
 from ludus.cli.options import read
 from ludus.cli.screen import Screen, clean
 from ludus.generation import conversation as conversations
+from ludus.text.templates import choose
 
 
 @pytest.fixture
@@ -187,3 +188,70 @@ def test_help_is_there_without_torch(verb, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert main([verb, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: ludus {verb}")
+
+
+@pytest.fixture(scope="module")
+def adapters(model, tmp_path_factory):
+    """Save two adapters for the model."""
+    import torch
+
+    from ludus.adapters import files
+    from ludus.adapters.apply import apply
+    from ludus.adapters.settings import LoraSettings
+    from ludus.model import exchange
+
+    made = []
+    for seed in (1, 2):
+        adapted = apply(exchange.load(model), LoraSettings(rank=2), seed=seed)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_()
+        made.append(tmp_path_factory.mktemp("adapters") / f"tuned-{seed}")
+        files.save(adapted, made[-1], base=str(model))
+    return made
+
+
+def test_adapters_are_switched_while_talking_and_who_speaks_is_said(model, adapters, stdin, capsys):
+    stdin(b"hi\n/reset\n/adapter zwei\nhi\n/reset\n/adapter off\nhi\n/adapter\n/adapter zwi\n")
+    argv = ["chat", str(model), "--max-new-tokens", "5", "--adapter", str(adapters[0])]
+    assert main([*argv, "--adapter", f"zwei={adapters[1]}"]) == 2
+    out, err = capsys.readouterr()
+    assert f"the adapter tuned-1 speaks, on {model}; /adapter NAME changes to another of tuned-1, zwei" in err
+    assert "zwei speaks\n" in err
+    assert "the bare model speaks\n" in err
+    assert f"  tuned-1  {adapters[0]}\n  zwei  {adapters[1]}\n* off  the bare model, {model}\n" in err
+    assert "ludus: there is no adapter zwi; known are tuned-1, zwei; did you mean zwei?\n" in err
+    alone = []
+    for place in (adapters[0], adapters[1], model):
+        stdin(b"hi\n")
+        assert main(["chat", str(place), "--max-new-tokens", "5"]) == 0
+        alone.append(capsys.readouterr().out)
+    assert out == "".join(alone)
+    assert len(set(alone)) == 3
+
+
+def test_without_adapters_there_is_nothing_to_switch(begun):
+    assert "--adapter FOLDER` puts one on the model" in obey("/adapter", begun)
+    assert "--adapter FOLDER` puts one on the model" in obey("/adapter x", begun)
+
+
+def test_a_model_without_a_template_says_so_and_which_one_it_gets(begun):
+    object.__setattr__(begun.speaker, "borrowed", True)
+    object.__setattr__(begun.speaker, "tokenizer", choose(begun.speaker.tokenizer, "alpaca"))
+    shown = talk.greeting(begun)
+    assert "this model has no chat template: it continues text (ludus generate)" in shown
+    assert "what you write is put into the template alpaca (### Instruction: ... ### Response:" in shown
+
+
+def test_weights_are_loaded_in_the_type_and_form_that_is_asked_for(model):
+    from ludus.adapters.quantised import Quantised
+
+    begun = talk.begin(read(USAGE, [str(model), "--dtype", "bfloat16", "--quantise", "nf4"]))
+    layers = [module for module in begun.speaker.model.modules() if isinstance(module, Quantised)]
+    assert len(layers) >= 7
+    assert str(begun.speaker.model.embed_tokens.weight.dtype) == "torch.bfloat16"
+    for wrong, message in [("--dtype", "known are float32, bfloat16, as-stored"), ("--quantise", "none, nf4, int8")]:
+        with pytest.raises(ConfigError, match=message):
+            read(USAGE, [str(model), wrong, "fp4"])

@@ -1,13 +1,20 @@
 """Generate and export: text for scripts, and folders that transformers loads to the same logits."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+from ludus.adapters import files
+from ludus.adapters.apply import apply
+from ludus.adapters.settings import LoraSettings
 from ludus.cli.main import main
 from ludus.generation.speaker import Speaker
+from ludus.model import exchange
 from ludus.text.chat import render
+
+STORIES = Path(__file__).parents[3] / "shared" / "data" / "weights" / "stories260K.bin"  # where it is
 
 
 def generate(capsys, *argv: str) -> str:
@@ -117,3 +124,42 @@ def test_an_export_is_named_after_the_run_and_the_stage(finished, monkeypatch, c
     assert main(["export", str(finished / "runs" / "little")]) == 0
     assert (tmp_path / "little-pretrain-hf" / "model.safetensors").is_file()
     assert "'<|bos|>' + \"Once upon a time\"" in capsys.readouterr().out
+
+
+def test_an_adapter_speaks_on_its_base_and_is_refused_as_an_export(model, tmp_path, capsys):
+    adapter = tmp_path / "tuned"
+    files.save(apply(exchange.load(model), LoraSettings(rank=2), seed=0), adapter, base=str(model))
+    argv = ["--prompt", "Grüße", "--max-new-tokens", "8"]
+    plain = generate(capsys, str(model), *argv)
+    assert generate(capsys, str(adapter), *argv) == plain  # an adapter that has not learned changes nothing
+    assert generate(capsys, str(model), "--adapter", str(adapter), *argv) == plain
+    assert main(["generate", str(model), *argv, "--adapter", str(adapter), "--adapter", f"x={adapter}"]) == 2
+    assert "one text has one speaker" in capsys.readouterr().err
+    assert main(["export", str(adapter), "--output", str(tmp_path / "out")]) == 2
+    assert f"fold it into its base with `ludus merge {adapter}`" in capsys.readouterr().err
+
+
+def test_an_export_keeps_the_type_of_the_weights_or_takes_another_and_is_never_quantised(model, tmp_path, capsys):
+    def dtype_of(folder):
+        return exchange.load(folder, None).embed_tokens.weight.dtype
+
+    narrow, wide = tmp_path / "narrow", tmp_path / "wide"
+    assert main(["export", str(model), "--dtype", "bfloat16", "--output", str(narrow)]) == 0
+    assert dtype_of(narrow) == torch.bfloat16
+    for more, expected in [([], torch.bfloat16), (["--dtype", "float32", "--force"], torch.float32)]:
+        assert main(["export", str(narrow), "--output", str(wide), *more]) == 0
+        assert dtype_of(wide) == expected
+    capsys.readouterr()
+    assert main(["export", str(model), "--quantise", "nf4"]) == 2
+    assert "--quantise: an export holds whole weights" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not STORIES.is_file(), reason="the weights of stories260K are not here")
+def test_a_llama2_c_file_goes_on_with_its_story_piece_by_piece(capsys):
+    story = generate(capsys, str(STORIES), "--prompt", "", "--temperature", "0", "--max-new-tokens", "200")
+    assert story.startswith(
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+    )
+    assert story.endswith("\nLily didn't want to help her mom, so she\n")
+    argv = [str(STORIES), "--prompt", "", "--temperature", "0", "--max-new-tokens", "200", "--samples", "2"]
+    assert generate(capsys, *argv) == 2 * story  # drawn at once
