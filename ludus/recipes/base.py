@@ -31,6 +31,7 @@ from ludus.text.templates import choose
 from ludus.text.tokenizer import Tokenizer
 
 VOCABULARY = ("embed_tokens", "lm_head")  # where a model has rows for its tokens
+ALIKE = 0.99  # cosine of two rows that nothing told apart
 
 
 def load_base(place: Place, stage: str) -> tuple[Transformer, Tokenizer, Path]:
@@ -83,6 +84,8 @@ def adapted(place: Place, model: Transformer, settings: Any, tokenizer: Tokenize
     if tokenizer.added and not isinstance(adapter, PrefixSettings | PromptSettings):
         adapter = adapter.model_copy(update={"also": sorted({*adapter.also, *VOCABULARY})})
         say(f"  {' and '.join(VOCABULARY)} are trained whole, since tokens were added")
+    elif not {*VOCABULARY} & {*getattr(adapter, "also", ())}:
+        look_at_end(model, tokenizer)
     words = tokenizer.encode(adapter.text) if isinstance(adapter, PromptSettings) and adapter.text else None
     model = apply(model, adapter, seed=derive_seed(place.recipe.seed, "adapter"), tokens=words)
     if settings.quantise != "none" and starts_quantised(adapter):
@@ -102,6 +105,21 @@ def _look_at_context(place: Place, model: Transformer, folder: Path) -> None:
         )
     if asked > seen:
         say(f"  data.context={asked} is more than the {seen} tokens that the model was made for")
+
+
+def look_at_end(model: Transformer, tokenizer: Tokenizer) -> None:
+    """Warn where the model never learned the token that ends a turn: no adapter on its layers can tell it from others.
+
+    A token that pretraining never saw is pushed down with all others like it, so that their rows end up the same.
+    """
+    weight = model.lm_head.weight.detach().float()
+    likeness = torch.nn.functional.cosine_similarity(weight, weight[tokenizer.end], dim=-1)
+    alike = int((likeness > ALIKE).sum()) - 1
+    if alike > 0:
+        say(
+            f"  warning: the model never learned {tokenizer.end_token}, which ends a turn: its row is that of "
+            f"{alike:,} other tokens, so answers will not end; set adapter.also=[embed_tokens, lm_head]"
+        )
 
 
 def weights_of(model: Transformer) -> int:
