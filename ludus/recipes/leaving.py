@@ -16,6 +16,7 @@ from ludus.base.files import folder_in_progress, write_json
 from ludus.learning.loop import Run
 from ludus.model import exchange
 from ludus.model.hub import find
+from ludus.recipes.base import weights_of
 from ludus.recipes.company import Fit
 from ludus.recipes.place import Made, Place
 
@@ -27,16 +28,28 @@ def leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:
     folder, model = place.stage(work.name), work.model
     facts = {"run": place.recipe.name, "stage": work.name, "steps": run.step}
     outputs = {"model": folder / "model"}
+    about: dict[str, Any] = {}
     if is_adapted(model):
         outputs["adapter"] = folder / "adapter"
         _save_adapter(place, work, outputs["adapter"], base, facts)
+        about = _about(work, outputs["adapter"])
         if not _merged(work, folder):
             with folder_in_progress(outputs["model"]) as temp:  # opened with its base under it
                 shutil.copytree(outputs["adapter"], temp, dirs_exist_ok=True)
             say(f"  {outputs['model']} is the adapter; it is opened together with its base, {base}")
-            return _made(outputs, work, run)
+            return _made(outputs, work, run, about)
     exchange.save(model, outputs["model"], work.tokenizer, facts)
-    return _made(outputs, work, run)
+    return _made(outputs, work, run, about)
+
+
+def _about(work: Fit, adapter: Path) -> dict[str, Any]:
+    """Say of an adapter, before it is merged, what it is, how much learned, and how the weights under it are kept."""
+    learned = sum(one.numel() for one in work.model.parameters() if one.requires_grad)
+    kept = adapter_files.quantised_as(work.model)["quantise"]
+    kind = getattr(getattr(work.settings, "adapter", None), "kind", "full")
+    if kind in ("none", "full"):  # an adapter that was there before goes on learning
+        kind = str(adapter_files.read_config(adapter).get("peft_type", "")).lower()
+    return {"adapter": {"kind": kind, "trained": learned, "parameters": weights_of(work.model), "quantise": kept}}
 
 
 def _save_adapter(place: Place, work: Fit, folder: Path, base: Path | None, facts: dict[str, Any]) -> None:
@@ -75,11 +88,11 @@ def _merged(work: Fit, folder: Path) -> bool:
     return True
 
 
-def _made(outputs: dict[str, Path], work: Fit, run: Run) -> Made:
+def _made(outputs: dict[str, Path], work: Fit, run: Run, about: dict[str, Any]) -> Made:
     account: dict[str, Any] = work.source.account() if hasattr(work.source, "account") else {}  # type: ignore[attr-defined]
     if account:
         domains = account.get("domains", {})
         fates = [f"{count:,} {fate}" for fate, count in account.items() if fate != "domains"]
         fates += [f"{name} {each['trained']:,} ({each['epochs']:.2f} epochs)" for name, each in domains.items()]
         say(f"  of all tokens: {', '.join(fates)}")
-    return Made(outputs, tokens=run.source.tokens, summary={"steps": run.step, "account": account})
+    return Made(outputs, tokens=run.source.tokens, summary={"steps": run.step, "account": account, **about})
