@@ -60,7 +60,7 @@ VIRTUAL = ("prefix", "prompt")  # no weights, so nothing to merge or to export
 LLAMA2C = "llama2c"
 
 
-class Base(NamedTuple):
+class Start(NamedTuple):
     """A model to tune, the same one as transformers loads it, and the template to tune it with."""
 
     path: Path
@@ -95,7 +95,7 @@ def ludus(*words: str) -> None:
         raise RuntimeError(f"ludus {' '.join(words)} ended with {code}:\n{said.getvalue()[-2000:]}")
 
 
-def tune(base: Base, kind: str, folder: Path) -> None:
+def tune(base: Start, kind: str, folder: Path) -> None:
     """Train for a few steps, with the rate that suits the kind."""
     data = folder.parent / "chats.jsonl"
     if not data.exists():
@@ -148,7 +148,7 @@ def same_chat(folder: Path) -> bool:
     return asked == render(ours, chat[:1], generation_prompt=True).tokens and told == render(ours, chat).tokens
 
 
-def cell(base: Base, kind: str, folder: Path) -> Cell:
+def cell(base: Start, kind: str, folder: Path) -> Cell:
     """Tune one base by one kind, and compare what comes out."""
     tune(base, kind, folder / "run")
     model, adapter = folder / "run" / "sft" / "model", folder / "run" / "sft" / "adapter"
@@ -173,20 +173,20 @@ def cell(base: Base, kind: str, folder: Path) -> Cell:
     return Cell(**found)
 
 
-def without_peer(base: Base, kind: str) -> bool:
+def without_peer(base: Start, kind: str) -> bool:
     """Tell whether PEFT lacks a kind for a model: it has no LoHa for the layers of its GPT-2."""
     return kind == "loha" and json.loads((base.peer / "config.json").read_text("utf-8"))["model_type"] == "gpt2"
 
 
-def bases(names: list[str], folder: Path, tokenizers: Path | None, llama2c: Path | None) -> dict[str, Base]:
+def bases(names: list[str], folder: Path, tokenizers: Path | None, llama2c: Path | None) -> dict[str, Start]:
     """Make the models to tune."""
     found = {}
     for name in names:
         made = make(name, folder / name / "base", tokenizers)
-        found[name] = Base(made, made, FAMILIES[name].template)
+        found[name] = Start(made, made, FAMILIES[name].template)
     if llama2c is not None:
         ludus("export", str(llama2c), "--output", str(folder / LLAMA2C / "peer"))
-        found[LLAMA2C] = Base(llama2c, folder / LLAMA2C / "peer")
+        found[LLAMA2C] = Start(llama2c, folder / LLAMA2C / "peer")
     return found
 
 

@@ -5,7 +5,7 @@ unchanged. Any other is written in ludus' own layout: every field of the archite
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def config_of(
     inherited = inherited or Inherited()
     layout = layout_for(shape, inherited.model_type)
     width = str(dtype).removeprefix("torch.")
-    ids = (None, None, None) if tokenizer is None else (tokenizer.bos, tokenizer.end, tokenizer.pad)
+    ids = (None, None, None) if tokenizer is None else (tokenizer.bos, _one_or_many(tokenizer.ends), tokenizer.pad)
     config = {
         "architectures": [layout.name],
         "model_type": layout.model_type,
@@ -76,6 +76,10 @@ def config_of(
         own = {name: value for name, value in own.items() if value != said[name]}  # what changes no logit
     bound = {} if tokenizer is None else {"tokenizer": tokenizer.hash}
     return config | {"ludus": {"architecture": own, **bound, **({"facts": dict(extra)} if extra else {})}}
+
+
+def _one_or_many(ids: Sequence[int]) -> int | list[int]:
+    return ids[0] if len(ids) == 1 else list(ids)
 
 
 def layout_of(config: Any, folder: Path) -> Layout:

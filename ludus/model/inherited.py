@@ -42,12 +42,14 @@ class Inherited:
             {name: value for name, value in generation.items() if name not in (*IDS, *OF_A_VERSION)},
         )
 
-    def token_ids(self, own: Mapping[str, int | None]) -> dict[str, Any]:
+    def token_ids(self, own: Mapping[str, int | list[int] | None]) -> dict[str, Any]:
         """Return the ids to write: a tokenizer's own, else those inherited; several ends stay several, ours first."""
         found = {name: self.ids.get(name) if own[name] is None else own[name] for name in IDS}
-        ends, end = self.ids.get("eos_token_id"), own["eos_token_id"]
-        if isinstance(ends, list) and end is not None:
-            found["eos_token_id"] = ends if end in ends else [end, *ends]
+        theirs, ours = self.ids.get("eos_token_id"), own["eos_token_id"]
+        if isinstance(theirs, list) and ours is not None:
+            ours = ours if isinstance(ours, list) else [ours]
+            first, second = (theirs, ours) if ours[0] in theirs else (ours, theirs)
+            found["eos_token_id"] = [*first, *(end for end in second if end not in first)]
         return found
 
 

@@ -14,6 +14,8 @@ from ludus.base.errors import CheckpointError
 from ludus.model.exchange import load, save, write_tensors
 from ludus.model.stored import Entry, write
 from ludus.text.settings import TokenizerSettings
+from ludus.text.templates import choose
+from ludus.text.tokenizer import Tokenizer
 from ludus.text.train import train
 
 ROW = torch.arange(40).view(2, 20)
@@ -276,3 +278,12 @@ def test_rotary_settings_for_kinds_of_layers_are_refused(tiny, tmp_path):
     foreign(tmp_path / "model", {}, rope_parameters=rotary)
     with pytest.raises(CheckpointError, match="asks for rope_parameters of its own for full_attention"):
         load(tmp_path / "model")
+
+
+def test_a_model_that_got_a_template_stops_elsewhere_where_it_stops_here(tiny, tmp_path):
+    dressed = choose(train(["one two three"], TokenizerSettings(kind="character")), "chatml")
+    assert len(dressed.ends) == 2
+    save(tiny(vocabulary=dressed.vocabulary_size), tmp_path / "model", dressed)
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "model" / file).read_text())["eos_token_id"] == list(dressed.ends)
+    assert Tokenizer.load(tmp_path / "model").ends == dressed.ends
