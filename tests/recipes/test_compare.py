@@ -1,6 +1,7 @@
 """The comparison after fine-tuning: held-out prompts alone, both models asked alike, whatever form they lie in."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -111,6 +112,14 @@ def test_a_template_that_adds_tokens_gives_the_base_room_but_not_before_it_is_me
     assert found.before.general.bits == pytest.approx(plain.bits, rel=1e-6)
 
 
+def test_answers_are_shorter_where_the_context_is(brought, capsys):
+    questions = [Asked(({"role": "user", "content": question},), answer) for question, answer in EXAMPLES[:2]]
+    settings = quick(brought).model_copy(update={"max_new_tokens": 128})
+    found = compare.compared(side(brought, "tuned"), side(brought, "tuned"), questions, settings, context=150)
+    assert found.questions
+    assert re.search(r"answers of \d+ tokens at most, not 128: the context is 150", capsys.readouterr().out)
+
+
 def test_an_adapter_is_compared_with_the_model_it_stands_on(brought, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ask.txt").write_text("What comes after 3?\n\nWhat comes after 4?\n")
@@ -131,5 +140,5 @@ def test_mistakes_are_said_in_a_line(brought, tmp_path):
     with pytest.raises(DataError, match="cannot be read as text"):
         main([*both, str(tmp_path / "missing.txt")])
     (tmp_path / "long.txt").write_text("word " * 900)
-    with pytest.raises(DataError, match="leaves room for 128 tokens"):
+    with pytest.raises(DataError, match="leaves room for 40 tokens"):
         main([*both, str(tmp_path / "long.txt")])
