@@ -8,7 +8,7 @@ last stage made it worse or is missing, that line says so.
 import re
 import shlex
 
-from ludus.evaluation.report import words
+from ludus.evaluation.report import tuning, words
 from ludus.evaluation.report.charts import score_bar
 from ludus.evaluation.report.markup import NOTHING, Markup, element, join, row, section, table
 from ludus.evaluation.report.reading import CONTROL, TITLES, Run, column, number
@@ -99,6 +99,9 @@ def _achieved(run: Run) -> str:
         if len(scores) == 1:
             return f"{words.percent(last)} of held-out questions answered"
         return f"From {words.percent(first)} to {words.percent(last)} of held-out questions{aside}"
+    if measured := tuning.perplexities(run):
+        earlier, later = measured
+        return f"Perplexity of good answers from {words.figure(earlier)} to {words.figure(later)}"
     for stage in run.metrics:
         bits = column(run.metrics[stage], "bits_per_byte")
         if bits:
@@ -150,6 +153,8 @@ def _unfinished(run: Run) -> list[str]:
     texts = [f"{', '.join(running)}: begun and not finished; the figures below are from the way."] if running else []
     if missing:
         texts.append(f"Not run yet: {', '.join(missing)}.")
+    if sentence := tuning.lost(run):
+        texts.append(sentence)
     return texts
 
 
@@ -183,6 +188,8 @@ def _product(run: Run, stage: str) -> tuple[str, str]:
         return words.amount(number(run.corpus["kept"].get("characters"))), "characters kept"
     if stage == "tokenizer" and run.tokenizers:
         return words.whole(number(run.tokenizers[0].get("vocabulary"))), "tokens known"
+    if stage == "compare" and (measured := tuning.perplexities(run)):
+        return words.figure(measured[1]), "perplexity of good answers"
     records = run.metrics.get(stage, [])
     for name, meaning in (("bits_per_byte", "bits per byte"), ("validation_loss", "validation loss"), ("loss", "loss")):
         values = column(records, name)

@@ -7,7 +7,7 @@ what it was made from, what next.
 from pathlib import Path
 
 from ludus.base.files import atomic_write
-from ludus.evaluation.report import advice, curves, outcome, scores, sources
+from ludus.evaluation.report import advice, curves, outcome, scores, sources, tuning
 from ludus.evaluation.report.markup import document
 from ludus.evaluation.report.reading import Run, read_run
 
@@ -29,6 +29,8 @@ def render(run: Run) -> str:
         outcome.title(run),
         outcome.opening(run),
         scores.evaluation(run),
+        tuning.comparison(run),
+        tuning.adapters(run),
         curves.training(run),
         curves.samples(run),
         scores.answers(run),

@@ -28,6 +28,7 @@ TITLES = {
     "ppo": "PPO",
     "grpo": "Reinforcement",
     "evaluate": "Evaluation",
+    "compare": "Comparison",
 }
 SHORT = {"sft": "SFT", "dpo": "DPO", "dpo-control": "likelihood only", "grpo": "GRPO"}
 
@@ -44,6 +45,7 @@ class Run:
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    certificates: dict[str, dict[str, Any]] = field(default_factory=dict)
     results: list[dict[str, Any]] = field(default_factory=list)
     questions: int = 0
     corpus: dict[str, Any] = field(default_factory=dict)
@@ -95,6 +97,7 @@ def read_run(folder: Path) -> Run:
         samples=_present(stages, lambda stage: _lines(homes[stage] / "samples.jsonl", problems)),
         events=_present(stages, lambda stage: _lines(homes[stage] / "events.jsonl", problems)),
         answers=_present(stages, lambda stage: _lines(folder / "evaluation" / "answers" / f"{stage}.jsonl", problems)),
+        certificates=_present(stages, lambda stage: _json(homes[stage] / "merge.json", problems)),
         results=_dicts(evaluation.get("stages")),
         questions=int(number(evaluation.get("questions")) or 0),
         corpus=_json(folder / "corpus" / "report.json", problems),
