@@ -32,7 +32,8 @@ USAGE = Usage(
         *SAMPLING,
         Option("--seed", "of what is drawn", int, "S", 0, 0, LARGEST_SEED),
         Option("--samples", "how many to draw; only --json tells several apart for sure", int, "N", 1, 1),
-        *LOADING,
+        LOADING[0]._replace(doc="an adapter for it, to speak with"),
+        *LOADING[1:],
         Option("--json", "one JSON object a line and sample: prompt, text, tokens, finish (stop or length)"),
     ),
     "Text longer than the model's context is continued through a sliding window; an answer with --chat ends there.\n"
@@ -55,7 +56,8 @@ def main(argv: Sequence[str]) -> int:
     voices = load(given)
     speaker = voices.current
     prompt = prompt_of(speaker, text, given)
-    for remark in [*voices.notes, *remarks(prompt, given, speaker.context)]:
+    who = [f"the adapter {voices.shelf.current} speaks"] if given["adapter"] else []
+    for remark in [*who, *voices.notes, *remarks(prompt, given, speaker.context)]:
         print(f"ludus: {remark}", file=sys.stderr)
     write = (lambda piece: None) if given["json"] else screen.write
     for record in samples(speaker, prompt, given, write):

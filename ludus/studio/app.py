@@ -50,6 +50,7 @@ def application(shelf: Shelf, *, token: str | None = None) -> Starlette:
         Route("/", studio.runs),
         Route("/chat", studio.chat),
         Route("/runs/{name:path}/report.html", studio.report),
+        Route("/runs/{name:path}/compare/comparison/compare.html", studio.side_by_side),
         Route("/runs/{name:path}/comparison.html", studio.comparison),
         Route("/static/{name}", studio.static),
         Route("/v1/models", studio.models),
@@ -89,6 +90,13 @@ class Studio:
     def report(self, request: Request) -> Response:
         """Send a run's report."""
         known = {run.name: run.report for run in runs.scan(self.shelf.folder)}
+        return page_of_run(known.get(request.path_params["name"]))
+
+    def side_by_side(self, request: Request) -> Response:
+        """Send the page that compares a run's model with the one it was tuned from, which its report links to."""
+        known = {
+            run.name: run.folder / "compare" / "comparison" / "compare.html" for run in runs.scan(self.shelf.folder)
+        }
         return page_of_run(known.get(request.path_params["name"]))
 
     def comparison(self, request: Request) -> Response:

@@ -29,6 +29,13 @@ def test_words_options_and_defaults_are_read():
     assert read(USAGE, ["-", "--name", "-"])["name"] == "-"
 
 
+def test_an_option_that_may_be_given_several_times_is_a_list():
+    usage = Usage("look", "Look", options=(Option("--with", "a thing", str, "X", several=True),))
+    assert read(usage, [])["with"] == []
+    assert read(usage, ["--with", "a", "--with=b"])["with"] == ["a", "b"]
+    assert read(usage, [])["with"] == []
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -55,6 +55,19 @@ def test_explain_takes_a_stage_a_file_in_it_or_a_model(here, capsys):
     assert [manifest["stage"] for manifest in found] == ["corpus", "tokenizer", "pretrain"]
 
 
+def test_explain_names_a_base_of_the_hub_by_its_commit(here, capsys):
+    manifest = here / "runs/little/pretrain/manifest.json"
+    content = read_json(manifest)
+    commit = "0123456789" * 4
+    place = here / "hub" / "models--somebody--small-model" / "snapshots" / commit
+    place.mkdir(parents=True)
+    content["inputs"]["base"] = {"path": str(place), "sha256": "ab" * 32}
+    write_json(manifest, content)
+    assert f"from       base: somebody/small-model@{commit}  sha256 {'ab' * 6}" in told(
+        capsys, "explain", "runs/little"
+    )
+
+
 def test_explain_sees_what_was_changed_since(here, capsys):
     assert "CHANGED" not in told(capsys, "explain", "runs/little")
     (here / "runs/little/tokenizer/report.json").write_text("{}")

@@ -10,7 +10,7 @@ from huggingface_hub import errors
 
 from ludus.base.errors import CheckpointError, NetworkError, RunError
 from ludus.model.exchange import load, save
-from ludus.model.hub import Found, find, wanted_files
+from ludus.model.hub import Found, find, origin, wanted_files
 
 NAME, SHA = "some/model-1B", "c0ffee" * 6 + "beef"
 CLUTTER = ["README.md", "original/consolidated.00.pth", "consolidated.safetensors", "model.onnx", "modeling_evil.py"]
@@ -166,3 +166,10 @@ def test_pickles_are_fetched_only_where_there_is_nothing_else():
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
+
+
+def test_what_lies_in_the_cache_is_known_by_its_name_and_commit(tmp_path):
+    commit = "a1" * 20
+    place = tmp_path / "hub" / "models--two-words--a--b" / "snapshots" / commit
+    assert origin(place) == origin(place / "config.json") == f"two-words/a--b@{commit}"
+    assert origin(tmp_path / "models--x") is None

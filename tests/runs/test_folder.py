@@ -158,6 +158,15 @@ def test_without_run_json_the_newest_model_is_meant(tmp_path):
     assert find_model(tmp_path) == first
 
 
+def test_an_adapter_in_the_place_of_a_stage_s_model_is_the_model(tmp_path):
+    model(tmp_path / "pretrain" / "model")
+    tuned = tmp_path / "sft" / "model"
+    tuned.mkdir(parents=True)
+    (tuned / "adapter_config.json").write_text("{}")
+    (tmp_path / "run.json").write_text('{"stages": ["pretrain", "sft"]}')
+    assert find_model(tmp_path) == find_model(tmp_path / "sft") == find_model(tuned) == tuned
+
+
 def test_a_model_that_is_not_there_gets_advice(tmp_path):
     (tmp_path / "demo").mkdir()
     with pytest.raises(RunError, match=r"demo holds no model yet.*train one first"):

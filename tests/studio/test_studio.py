@@ -146,6 +146,32 @@ def test_models_are_listed_newest_stage_first_and_found_by_name_or_run(runs, loc
         Shelf(runs, runs / "nothing")
 
 
+def test_a_stage_that_left_an_adapter_answers_with_its_base_and_a_file_is_a_model(runs, tmp_path):
+    from ludus.adapters import files
+    from ludus.adapters.apply import apply
+    from ludus.adapters.settings import LoraSettings
+    from ludus.model import exchange
+
+    base, mine = runs / "good" / "pretrain" / "model", tmp_path / "runs"
+    adapted = apply(exchange.load(base), LoraSettings(rank=2), seed=0)
+    files.save(adapted, mine / "tuned" / "sft" / "model", base=str(base))
+    (mine / "tuned" / "run.json").write_text(json.dumps({"recipe": "qlora-instruct", "stages": ["sft"]}))
+    local = client(mine, model=mine / "tuned")
+    assert [model["id"] for model in local.get("/v1/models").json()["data"]] == ["tuned/sft"]
+    assert ask(local, model="tuned/sft").status_code == 200
+    assert client(mine, model=base).get("/v1/models").json()["data"][0]["id"] == "model"
+
+
+def test_the_page_that_a_report_links_to_is_found_from_there(runs, local):
+    page = runs / "good" / "compare" / "comparison" / "compare.html"
+    address = "/runs/good/compare/comparison/compare.html"
+    assert local.get(address).status_code == 404
+    page.parent.mkdir(parents=True)
+    page.write_text("<!doctype html><title>side by side</title>")
+    assert "side by side" in local.get(address).text
+    assert local.get(address).headers["content-security-policy"].startswith("sandbox")
+
+
 def test_an_answer_comes_whole(local):
     reply = ask(local, seed=1).json()
     assert reply["object"] == "chat.completion"
