@@ -63,7 +63,7 @@ def compared(
     spoken = before.tokenizer if before.tokenizer.template is not None else answering
     tokenizers = (spoken, answering)
     longest = max((len(prompt_tokens(one, question)) for one in tokenizers for question in questions), default=0)
-    room = min(settings.max_new_tokens, max(context - longest, context // 4))
+    room = min(settings.max_new_tokens, max(context - longest, context // 8))
     if room < settings.max_new_tokens:
         say(f"  answers of {room} tokens at most, not {settings.max_new_tokens}: the context is {context}")
     questions = side_by_side.fitting(questions, tokenizers, context=context, max_new_tokens=room)

@@ -115,9 +115,9 @@ def test_a_template_that_adds_tokens_gives_the_base_room_but_not_before_it_is_me
 def test_answers_are_shorter_where_the_context_is(brought, capsys):
     questions = [Asked(({"role": "user", "content": question},), answer) for question, answer in EXAMPLES[:2]]
     settings = quick(brought).model_copy(update={"max_new_tokens": 128})
-    found = compare.compared(side(brought, "tuned"), side(brought, "tuned"), questions, settings, context=150)
+    found = compare.compared(side(brought, "tuned"), side(brought, "tuned"), questions, settings, context=160)
     assert found.questions
-    assert re.search(r"answers of \d+ tokens at most, not 128: the context is 150", capsys.readouterr().out)
+    assert re.search(r"answers of \d+ tokens at most, not 128: the context is 160", capsys.readouterr().out)
 
 
 def test_an_adapter_is_compared_with_the_model_it_stands_on(brought, tmp_path, monkeypatch, capsys):
@@ -140,5 +140,5 @@ def test_mistakes_are_said_in_a_line(brought, tmp_path):
     with pytest.raises(DataError, match="cannot be read as text"):
         main([*both, str(tmp_path / "missing.txt")])
     (tmp_path / "long.txt").write_text("word " * 900)
-    with pytest.raises(DataError, match="leaves room for 40 tokens"):
+    with pytest.raises(DataError, match="leaves room for 20 tokens"):
         main([*both, str(tmp_path / "long.txt")])
