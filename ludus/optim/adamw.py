@@ -75,6 +75,7 @@ class AdamW:
             grad_scale=None,
             found_inf=found_inf,
         )
+        torch.autograd.graph.increment_version(parameters)  # the kernel does not, and what follows from them is kept
         if found_inf is not None:
             torch._foreach_sub_(counts, [found_inf] * len(counts))  # type: ignore[attr-defined]
 

@@ -16,13 +16,13 @@ from ludus.adapters.opening import open_model
 from ludus.adapters.quantised import held, quantise
 from ludus.adapters.settings import AnyAdapter, NoAdapter, PrefixSettings, PromptSettings
 from ludus.adapters.surgery import is_adapted, linears, switched_off
-from ludus.adapters.virtual import room
+from ludus.adapters.virtual import room, virtual_of
 from ludus.adapters.whole import put_module
 from ludus.base.console import say
 from ludus.base.errors import ConfigError, TokenizerMismatch
 from ludus.base.seeds import derive_seed
 from ludus.generation.speaker import bound_to
-from ludus.learning import device
+from ludus.learning import device, precision
 from ludus.model.resize import resize
 from ludus.model.transformer import Transformer
 from ludus.recipes.place import Place
@@ -41,10 +41,11 @@ def load_base(place: Place, stage: str) -> tuple[Transformer, Tokenizer, Path]:
         TokenizerMismatch: the tokenizer has tokens that the model does not know.
     """
     settings, folder = getattr(place.recipe, stage), place.base(stage)
+    where = device.place(place.recipe.device).device
     model = open_model(
         folder,
-        dtype=getattr(torch, settings.weights),
-        device=device.place(place.recipe.device).device,
+        dtype=_kept_in(place, settings.weights, where),
+        device=where,
         quantise="none" if starts_quantised(settings.adapter) else settings.quantise,
     )
     own = Tokenizer.load(folder)
@@ -64,22 +65,32 @@ def load_base(place: Place, stage: str) -> tuple[Transformer, Tokenizer, Path]:
             f"  the template {settings.template} adds {len(tokenizer.added)} tokens ({', '.join(tokenizer.added)}): "
             f"embedding and head grow from {old:,} to {model.shape.vocabulary:,} rows, the new ones the mean of the old"
         )
+    elif tokenizer.added:
+        say(
+            f"  the template {settings.template} adds {len(tokenizer.added)} tokens ({', '.join(tokenizer.added)}), whose "
+            f"rows the model has: its {model.shape.vocabulary:,} are more than the tokenizer needed"
+        )
     return model, tokenizer, folder
 
 
 def adapted(place: Place, model: Transformer, settings: Any, tokenizer: Tokenizer) -> Transformer:
     """Put the adapter of a stage's settings on a model, in place, and say what trains.
 
+    An adapter that the model came with, unmerged, goes on learning where none is asked for.
+
     Raises:
-        ConfigError: the model has an adapter that could not be merged, such as virtual tokens.
+        ConfigError: the model came with an adapter, and another is asked for.
     """
     adapter: AnyAdapter = settings.adapter
     if isinstance(adapter, NoAdapter):
+        if is_adapted(model):
+            say("  the model to start from is an unmerged adapter on its base: it goes on learning, nothing else does")
         return model
     if is_adapted(model):
+        way = "start from its base" if virtual_of(model) is not None else "merge that one first with ludus merge"
         raise ConfigError(
-            "the model to start from has virtual tokens, which cannot be merged, and one adapter at a time can learn; "
-            "start from its base, or set adapter.kind=full in neither"
+            f"the model to start from is an adapter on its base, and one adapter at a time can learn; {way}, or go on "
+            "with it: adapter.kind=none"
         )
     if tokenizer.added and not isinstance(adapter, PrefixSettings | PromptSettings):
         adapter = adapter.model_copy(update={"also": sorted({*adapter.also, *VOCABULARY})})
@@ -94,6 +105,15 @@ def adapted(place: Place, model: Transformer, settings: Any, tokenizer: Tokenize
     every = weights_of(model)
     say(f"  {adapter.kind}: {trained:,} parameters are trained, {trained / every:.2%} of {every:,}")
     return model
+
+
+def _kept_in(place: Place, weights: str, where: torch.device) -> torch.dtype:
+    """Return the dtype of frozen weights: as set, unless matrix products are float32, which takes both sides in it."""
+    policy = precision.policy(place.recipe.precision, where)
+    if policy.dtype == torch.float32 and weights != "float32":
+        say(f"  frozen weights are kept in float32 instead of {weights}, since matrix products are ({policy.reason})")
+        return torch.float32
+    return getattr(torch, weights)
 
 
 def _look_at_context(place: Place, model: Transformer, folder: Path) -> None:
@@ -147,10 +167,22 @@ def quantise_rest(model: Transformer, kind: str) -> None:
 
 
 def reference_of(model: Transformer, settings: Any) -> Transformer:
-    """Return the frozen model that an objective compares with: where the stage starts from, whatever trains.
+    """Return the frozen model that an objective compares with while `model` trains: where the stage starts from.
 
-    A view past the adapter costs no memory. Adapters that were cut out of the frozen weights (PiSSA, LoftQ) leave no
-    such view, and neither does full fine-tuning: then it is a copy.
+    Past a fresh adapter it is a view, which costs no memory; else a copy of what trains, and the rest is shared.
     """
-    cut_out = getattr(settings.adapter, "initialise", "zero") != "zero"
-    return switched_off(model) if is_adapted(model) and not cut_out else copy.deepcopy(model).requires_grad_(False)
+    start = before_training(model, settings)
+    if start is not model:
+        return start
+    still = [one for one in (*model.parameters(), *model.buffers()) if not one.requires_grad]
+    return copy.deepcopy(model, {id(one): one for one in still}).requires_grad_(False)
+
+
+def before_training(model: Transformer, settings: Any) -> Transformer:
+    """Return the model that a stage starts from, before a step was made: `model` itself, or a view past its adapter.
+
+    Fresh adapters change nothing, and virtual tokens drawn at random are nothing to stay near. The model itself is
+    meant where its adapter made up for quantising it (LoftQ), came with it, or is none.
+    """
+    fresh = is_adapted(model) and not isinstance(settings.adapter, NoAdapter)
+    return switched_off(model) if fresh and not starts_quantised(settings.adapter) else model

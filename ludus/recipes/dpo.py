@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ludus.adapters.surgery import switched_off
-from ludus.adapters.virtual import virtual_of
 from ludus.base.console import say
 from ludus.base.files import folder_in_progress, sha256_json
 from ludus.base.seeds import derive_seed
@@ -17,7 +15,7 @@ from ludus.learning.loop import Objective
 from ludus.learning.objectives.preference import direct_preference
 from ludus.learning.reference import reference_logps
 from ludus.model.transformer import Transformer
-from ludus.recipes.base import load_base
+from ludus.recipes.base import before_training, load_base, starts_quantised
 from ludus.recipes.conversations import example, fitting, style_pairs
 from ludus.recipes.place import Made, Place, Stage
 from ludus.recipes.training import Fit, fit, prepare, questions, tuning_inputs, tuning_needs, tuning_settings
@@ -43,8 +41,10 @@ def _fit(place: Place, manifest: Manifest, name: str, objective: Objective) -> M
     model, tokenizer, base = load_base(place, "dpo")
     model = prepare(place, model, settings, tokenizer, dropout=False)
     pairs = preferences(place, tokenizer)
-    kept = f"{settings.quantise} {settings.weights}"
-    reference = cached_reference(place.folder / "reference", base, model, pairs, tokenizer.pad, kept)
+    begun = settings.adapter.model_dump_json() if starts_quantised(settings.adapter) else ""
+    kept = f"{settings.quantise} {settings.weights} {begun}"
+    frozen = before_training(model, settings)
+    reference = cached_reference(place.folder / "reference", base, frozen, pairs, tokenizer.pad, kept)
     work = Fit(
         name=name,
         settings=settings,
@@ -78,8 +78,7 @@ def cached_reference(
 ) -> np.ndarray:
     """Return the reference's log-probabilities, computed once for this model at its precision and this data.
 
-    `model` may carry a fresh adapter, which is the identity, or virtual tokens, which are looked past. `kept` says how
-    its frozen weights are kept.
+    `kept` says how its weights are kept, and what makes it differ from `base`.
     """
     texts = [[answer[0].tolist() for answer in pair] for pair in pairs]
     key = sha256_json([sha256_artefact(base), str(model.precision), kept, texts])
@@ -87,8 +86,7 @@ def cached_reference(
     if file.exists():
         say("  reference log-probabilities: as computed before")
         return np.load(file, allow_pickle=False)
-    frozen = switched_off(model) if virtual_of(model) is not None else model
-    found = reference_logps(frozen, pairs, pad_token=pad_token)
+    found = reference_logps(model, pairs, pad_token=pad_token)
     with folder_in_progress(folder) as temp:
         np.save(temp / file.name, found, allow_pickle=False)
     return found

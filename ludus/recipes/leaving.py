@@ -8,6 +8,7 @@ import torch
 
 from ludus.adapters import files as adapter_files
 from ludus.adapters.certificate import merge_certificate, random_tokens, refuse
+from ludus.adapters.opening import base_of
 from ludus.adapters.surgery import is_adapted
 from ludus.adapters.virtual import virtual_of
 from ludus.base.console import say
@@ -36,7 +37,7 @@ def leave(place: Place, work: Fit, run: Run, base: Path | None) -> Made:
         if not _merged(work, folder):
             with folder_in_progress(outputs["model"]) as temp:  # opened with its base under it
                 shutil.copytree(outputs["adapter"], temp, dirs_exist_ok=True)
-            say(f"  {outputs['model']} is the adapter; it is opened together with its base, {base}")
+            say(f"  {outputs['model']} is the adapter; it is opened together with its base")
             return _made(outputs, work, run, about)
     exchange.save(model, outputs["model"], work.tokenizer, facts)
     return _made(outputs, work, run, about)
@@ -54,16 +55,20 @@ def _about(work: Fit, adapter: Path) -> dict[str, Any]:
 
 def _save_adapter(place: Place, work: Fit, folder: Path, base: Path | None, facts: dict[str, Any]) -> None:
     """Write the adapter as PEFT does, with the tokenizer and template it was trained with."""
-    named = place.brought(work.name.removesuffix("-control"))
+    name, revision = _under(place, work.name.removesuffix("-control"), base)
+    adapter_files.save(work.model, folder, base=name, base_revision=revision, tokenizer=work.tokenizer, facts=facts)
+
+
+def _under(place: Place, stage: str, base: Path | None) -> tuple[str, str | None]:
+    """Return the name and the commit of the model under an adapter, be it one that has gone on learning."""
+    named = place.brought(stage)
     found = find(named) if named else None
-    adapter_files.save(
-        work.model,
-        folder,
-        base=found.name if found and found.revision else str((base or Path()).resolve()),
-        base_revision=found.revision if found else None,
-        tokenizer=work.tokenizer,
-        facts=facts,
-    )
+    if base and (base / adapter_files.CONFIG).is_file():
+        found = base_of(base)
+        base = found.folder
+    if found and found.revision:
+        return found.name, found.revision
+    return str((base or Path()).resolve()), None
 
 
 def _merged(work: Fit, folder: Path) -> bool:
