@@ -70,6 +70,11 @@ def load_base(place: Place, stage: str) -> tuple[Transformer, Tokenizer, Path]:
             f"  the template {settings.template} adds {len(tokenizer.added)} tokens ({', '.join(tokenizer.added)}), whose "
             f"rows the model has: its {model.shape.vocabulary:,} are more than the tokenizer needed"
         )
+    elif tokenizer.added:
+        say(
+            f"  the template {settings.template} adds {len(tokenizer.added)} tokens ({', '.join(tokenizer.added)}), whose "
+            f"rows the model has: its {model.shape.vocabulary:,} are more than the tokenizer needed"
+        )
     return model, tokenizer, folder
 
 

@@ -4,6 +4,7 @@ One kind on each family here; `benchmarks/foreign.py` goes through them all.
 """
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -58,3 +59,16 @@ def test_a_real_tokenizer_goes_with_the_model(foreign, tmp_path, family: str):
         pytest.skip(f"the tokenizer of {family} is not here")
     base = foreign.bases([family], tmp_path, SHARED / "tokenizers", None)[family]
     fits(foreign, base, "lora", tmp_path / "tuned")
+
+
+def test_added_tokens_take_the_rows_that_padded_a_vocabulary(foreign, tmp_path, capsys):
+    base = foreign.bases(["gptj"], tmp_path, None, None)["gptj"]
+    data = tmp_path / "chats.jsonl"
+    data.write_text("".join(f'{{"prompt": "{number} and 1?", "completion": "{number + 1}"}}\n' for number in range(8)))
+    words = ["sft", f"model={base.path}", f"data={data}", "sft.template=gemma", "sft.adapter.kind=lora", "sft.steps=2"]
+    assert foreign.command([*words, "sft.rows=1", "threads=1", "--folder", str(tmp_path / "run")]) == 0
+    assert "adds 3 tokens (<bos>, <start_of_turn>, <end_of_turn>), whose rows the model has" in capsys.readouterr().out
+    config = json.loads((tmp_path / "run" / "sft" / "model" / "config.json").read_text("utf-8"))
+    assert config["vocab_size"] == json.loads((base.path / "config.json").read_text("utf-8"))["vocab_size"]
+    assert len(config["eos_token_id"]) == 2
+    assert foreign.same_chat(tmp_path / "run" / "sft" / "model")
