@@ -67,13 +67,8 @@ def load_base(place: Place, stage: str) -> tuple[Transformer, Tokenizer, Path]:
         )
     elif tokenizer.added:
         say(
-            f"  the template {settings.template} adds {len(tokenizer.added)} tokens ({', '.join(tokenizer.added)}), whose "
-            f"rows the model has: its {model.shape.vocabulary:,} are more than the tokenizer needed"
-        )
-    elif tokenizer.added:
-        say(
-            f"  the template {settings.template} adds {len(tokenizer.added)} tokens ({', '.join(tokenizer.added)}), whose "
-            f"rows the model has: its {model.shape.vocabulary:,} are more than the tokenizer needed"
+            f"  the template {settings.template} adds {len(tokenizer.added)} tokens ({', '.join(tokenizer.added)}), "
+            f"whose rows the model has: its {model.shape.vocabulary:,} are more than the tokenizer needed"
         )
     return model, tokenizer, folder
 
