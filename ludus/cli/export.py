@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(QUANTISED)
     source = find(given.words[0]).folder
     if (source / ADAPTER).is_file():
-        raise RunError(f"{source} is an adapter, not a whole model; fold it into its base with `ludus merge {source}`")
+        raise RunError(f"{source} is an adapter, not a whole model; {_instead(source)}")
     output = Path(given["output"]) if given["output"] else Path(name_of(source) + "-hf")
     check(output, source, given["force"])
     speaker = Speaker.load(source, dtype=dtype_of(given["dtype"]))
@@ -68,6 +68,15 @@ def main(argv: Sequence[str]) -> int:
     lines = CONTINUING if speaker.only_continues else CHATTING
     say(lines.format(folder=str(output.resolve()), bos=speaker.tokenizer.bos_token))
     return 0
+
+
+def _instead(adapter: Path) -> str:
+    from ludus.adapters.files import read_config
+    from ludus.adapters.peft_config import VIRTUAL
+
+    if read_config(adapter).get("peft_type") in VIRTUAL:
+        return "it cannot be merged, and PEFT loads the folder as it is, on its base"
+    return f"fold it into its base with `ludus merge {adapter}`"
 
 
 def name_of(source: Path) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from ludus.adapters import files
 from ludus.adapters.apply import apply
-from ludus.adapters.settings import LoraSettings
+from ludus.adapters.settings import LoraSettings, PromptSettings
 from ludus.cli.main import main
 from ludus.generation.speaker import Speaker
 from ludus.model import exchange
@@ -137,6 +137,9 @@ def test_an_adapter_speaks_on_its_base_and_is_refused_as_an_export(model, tmp_pa
     assert "one text has one speaker" in capsys.readouterr().err
     assert main(["export", str(adapter), "--output", str(tmp_path / "out")]) == 2
     assert f"fold it into its base with `ludus merge {adapter}`" in capsys.readouterr().err
+    files.save(apply(exchange.load(model), PromptSettings(tokens=2), seed=0), adapter, base=str(model))
+    assert main(["export", str(adapter), "--output", str(tmp_path / "out")]) == 2
+    assert "it cannot be merged, and PEFT loads the folder as it is" in capsys.readouterr().err
 
 
 def test_an_export_keeps_the_type_of_the_weights_or_takes_another_and_is_never_quantised(model, tmp_path, capsys):
