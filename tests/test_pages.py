@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -68,7 +69,8 @@ def test_a_command_that_is_shown_can_be_typed(words: list[str]):
     elif hasattr(module, "USAGE") and plain(words) == words:
         from ludus.cli.options import read
 
-        assert read(module.USAGE, words[1:]) is not None or "--help" in words
+        given = words[2:] if verb == "peft" and words[1] == "bench" else words[1:]
+        assert not given or read(module.USAGE, given) is not None or "--help" in words  # a verb may be named alone
 
 
 def check_sweep(words: list[str]) -> None:
@@ -168,6 +170,43 @@ def test_every_function_that_is_named_exists():
     for name in PAGES:
         for dotted in re.findall(r"`(ludus(?:\.\w+)+)`", page(name)):
             assert dotted in names(), f"{name}: {dotted}"
+
+
+def snippets() -> list[str]:
+    """Return what Python the page of fine-tuning shows, in blocks of its own and in the shell's."""
+    text = page("docs/finetuning.md")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL) + re.findall(r"<<'END'\n(.*?)END\n", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", snippets(), ids=range(len(snippets())))
+def test_what_a_snippet_takes_from_us_is_there(code: str):
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("ludus"):
+            assert all(f"{node.module}.{name.name}" in names() for name in node.names)
+
+
+def test_the_data_that_the_page_of_fine_tuning_makes_is_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from ludus.text.conversations import read_chats, read_preferences
+
+    monkeypatch.chdir(tmp_path)
+    for code in re.findall(r"<<'END'\n(.*?)END\n", page("docs/finetuning.md"), re.DOTALL):
+        exec(code, {})
+    found = read_chats("stories.jsonl")
+    assert f"stories.jsonl: {found.format}, {len(found.chats)} examples" in page("docs/finetuning.md")
+    assert len(read_preferences(Path("pairs.jsonl"))) == len(found.chats)
+
+
+def test_every_kind_of_adapter_is_in_the_table():
+    from ludus.adapters.rates import KINDS
+    from ludus.adapters.settings import AnyAdapter
+
+    text = page("docs/finetuning.md")
+    kinds = {kind for each in get_args(AnyAdapter) for kind in get_args(each.model_fields["kind"].annotation)}
+    assert not [kind for kind in kinds - {"none"} if f"| `{kind}`" not in text]
+    for kind in kinds & set(KINDS):
+        [row] = [line for line in text.splitlines() if line.startswith(f"| `{kind}`") and " … " in line]
+        small, large = re.findall(r"([\d.e-]+) … ([\d.e-]+) \|", row)[0]
+        assert (float(small), float(large)) == KINDS[kind][:2], kind
 
 
 def test_the_floor_plan_is_that_of_the_contract():

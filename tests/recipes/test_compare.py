@@ -116,7 +116,8 @@ def test_answers_are_shorter_where_the_context_is(brought, capsys):
     questions = [Asked(({"role": "user", "content": question},), answer) for question, answer in EXAMPLES[:2]]
     settings = quick(brought).model_copy(update={"max_new_tokens": 128})
     found = compare.compared(side(brought, "tuned"), side(brought, "tuned"), questions, settings, context=160)
-    assert found.before.general and found.after.general
+    assert found.before.general
+    assert found.after.general
     assert re.search(r"answers of \d+ tokens at most, not 128: the context is 160", capsys.readouterr().out)
 
 
