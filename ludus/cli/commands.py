@@ -9,7 +9,9 @@ from typing import NamedTuple
 from ludus.base.errors import ConfigError, nearest
 from ludus.cli.screen import clean
 from ludus.generation.conversation import Conversation, Prompt
+from ludus.generation.speaker import Speaker
 from ludus.generation.voices import OFF
+from ludus.text.templates import TEMPLATES, name_of
 from ludus.text.tokenizer import Tokenizer
 
 HOTTEST = 10.0
@@ -104,7 +106,21 @@ def adapter(conversation: Conversation, text: str) -> str:
         return "\n".join(lines)
     conversation.hear(None if text == OFF else text)
     kept = "; the history stays, /reset forgets it" if conversation.messages else ""
-    return f"{'the bare model speaks' if text == OFF else f'{text} speaks'}{kept}"
+    who = f"{'the bare model speaks' if text == OFF else f'{text} speaks'}{kept}"
+    return "\n".join([who, *untaught(conversation.speaker)])
+
+
+def untaught(speaker: Speaker) -> list[str]:
+    """Say so where nothing tells that a model was taught to answer, and how it is talked to all the same."""
+    if speaker.only_continues:
+        return ["this model was only pretrained: it continues text (ludus generate) and was never taught to answer"]
+    if not speaker.borrowed:
+        return []
+    name = name_of(speaker.tokenizer)
+    return [
+        "this model has no chat template: it continues text (ludus generate) and was probably never taught to answer",
+        f"what you write is put into the template {name} ({TEMPLATES[name].doc})",
+    ]
 
 
 def place_of(conversation: Conversation, name: str) -> str:

@@ -8,14 +8,12 @@ import torch
 
 from ludus.base.errors import LudusError
 from ludus.cli.chat import STORED
-from ludus.cli.commands import Leave, obey
+from ludus.cli.commands import Leave, obey, untaught
 from ludus.cli.options import Given
 from ludus.cli.screen import Screen
 from ludus.generation.conversation import Answer, Conversation, sampling
-from ludus.generation.speaker import Speaker
 from ludus.generation.voices import Voices
 from ludus.model.cost import num_parameters
-from ludus.text.templates import TEMPLATES, name_of
 
 LEAVING = "Ctrl-C again or Ctrl-D leaves"
 
@@ -154,16 +152,3 @@ def spoken(voices: Voices) -> list[str]:
         f"; /adapter NAME changes to another of {names}" if len(voices.adapted) > 1 else "; /adapter off takes it off"
     )
     return [f"{who}, on {voices.bare.folder}{others}"]
-
-
-def untaught(speaker: Speaker) -> list[str]:
-    """Say so where nothing tells that a model was taught to answer, and how it is talked to all the same."""
-    if speaker.only_continues:
-        return ["this model was only pretrained: it continues text (ludus generate) and was never taught to answer"]
-    if not speaker.borrowed:
-        return []
-    name = name_of(speaker.tokenizer)
-    return [
-        "this model has no chat template: it continues text (ludus generate) and was probably never taught to answer",
-        f"what you write is put into the template {name} ({TEMPLATES[name].doc})",
-    ]

@@ -142,5 +142,10 @@ def remarks(adapters: Mapping[str, Path], quantise: str | None, like: Path | Non
     if like is not None:
         kind = quantisation(like)[0]
         return [] if kind == "none" else [f"the base is in {kind}, as it was while the adapter learned"]
-    kinds = [f"{name} in {found[0]}" for name, place in adapters.items() if (found := quantisation(place))]
-    return [f"the adapters learned on the base {', '.join(kinds)}; it is not quantised now"] if kinds else []
+    found = {name: kept for name, place in adapters.items() if (kept := quantisation(place))}
+    kinds = [f"{name} on a {'whole' if kept[0] == 'none' else kept[0]} base" for name, kept in found.items()]
+    return (
+        [f"{', '.join(kinds)} while they learned; it is whole now, --quantise nf4 or int8 makes it small"]
+        if kinds
+        else []
+    )
