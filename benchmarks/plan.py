@@ -156,7 +156,12 @@ def brought(words: str, folder: Path) -> Path:
         train(texts, TokenizerSettings(vocabulary=8192)).save(tokens)
         lines = [line.strip() for text in texts for line in text.splitlines() if len(line) > 40]
         chats = [
-            {"messages": [{"role": "user", "content": f"Go on: {line}"}, {"role": "assistant", "content": " ".join(on)}]}
+            {
+                "messages": [
+                    {"role": "user", "content": f"Go on: {line}"},
+                    {"role": "assistant", "content": " ".join(on)},
+                ]
+            }
             for line, *on in (lines[at : at + 8] for at in range(0, 8 * CONVERSATIONS, 8))
         ]
         (folder / "conversations.jsonl").write_text("\n".join(map(json.dumps, chats)), encoding="utf-8")
@@ -234,9 +239,9 @@ def report(found: Sequence[dict[str, Any]], threads: int, flag: str) -> str:
     )
     return (
         f"# Plan against measured, {date.today()}\n\n"
-        f"Command: `python benchmarks/plan.py {flag}--threads {threads}`. Memory is the peak resident memory of the process "
-        "that ran the stage, time the stage's wall time, both from its manifest; a step is the median of the later "
-        f"half.\n\nMemory within 10 %: {near} of {len(found)}. Time within 20 %: {soon} of {len(found)}.\n\n"
+        f"Command: `python benchmarks/plan.py {flag}--threads {threads}`. Memory is the peak resident memory of "
+        "the process that ran the stage, time the stage's wall time, both from its manifest; a step is the median of "
+        "the later half.\n\nMemory within 10 %: {near} of {len(found)}. Time within 20 %: {soon} of {len(found)}.\n\n"
         f"{head}\n" + "\n".join(map(row, found)) + "\n"
     )
 

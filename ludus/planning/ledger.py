@@ -229,7 +229,7 @@ def _walk(work: Work, *, fake: bool = True) -> Ledger:
         _label(model, work, count)
         optimizer = groups.build(model.named_parameters(), work.optimizer, precision=getattr(torch, work.precision))
         with _owners(model, count), _gradients(model, count):
-            for step in range(2):
+            for _ in range(2):
                 count.peaks.clear()
                 standing = count.total
                 frozen = count.live[tuning.FROZEN] + count.live[tuning.QUANTISED]
@@ -295,9 +295,10 @@ def set_backend(model: Any, backend: str) -> None:
 
 def batch(work: Work, *, vocabulary: int | None = None) -> Batch:
     """Return a micro-batch of the work's shape: random tokens, two documents a row where rows are packed."""
-    size = (work.rows, work.context + 1)
+    rows = work.rows + work.beside
+    size = (rows, work.context + 1)
     tokens = torch.randint(0, vocabulary or work.shape.vocabulary, size)
-    documents, weights = None, torch.ones(work.rows, work.context)
+    documents, weights = None, torch.ones(rows, work.context)
     if work.packed:
         documents = torch.zeros(size, dtype=torch.long)
         documents[:, work.context // 2 :] = 1

@@ -4,14 +4,18 @@ What lives here: recognising that memory ran out, and the advice. What does not:
 first what costs nothing but time (smaller micro-batches, recomputation), last what changes the model.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+from ludus.adapters.settings import LoraSettings
 from ludus.base.errors import LudusError
 from ludus.planning.micro_batch import Fit, split
 from ludus.planning.work import Work, halvings
 
 SIGNS = ("can't allocate memory", "cannot allocate memory", "defaultcpuallocator", "out of memory", "not enough memory")
+SHORT = 128  # tokens of context that are not halved any more
 
 
 class OutOfMemory(LudusError):
@@ -63,9 +67,13 @@ def advice(
     if total(work) <= limit_bytes:
         return []
     found: list[str] = []
+    if work.merge and total(work.with_(merge=False)) < total(work):
+        found.append(
+            f"{stage}.merge=false: {_told(work.with_(merge=False), total, limit_bytes)}; the adapter alone is left"
+        )
     wanted = work.rows * work.accumulate
-    if fit.rows >= 1:
-        rows, parts = split(wanted, fit.rows)
+    if fit.rows >= 1 if stage == "pretrain" else work.rows > 1 and fit.rows < work.rows:
+        rows, parts = split(wanted, max(1, fit.rows))
         needed = total(work.with_(rows=rows, accumulate=parts))
         found.append(f"{stage}.rows={rows} {stage}.accumulate={parts}: the same gradient in {_gb(needed)}")
     lean = work.with_(rows=1, accumulate=2, recompute=True)
@@ -73,6 +81,8 @@ def advice(
         needed = total(work.with_(recompute=True))
         verdict = "fits" if needed <= limit_bytes else "not enough alone"
         found.append(f"{stage}.recompute=true: {_gb(needed)}, about a third more time ({verdict})")
+    if stage != "pretrain":
+        return found + _tuning(lean, limit_bytes, total, stage)
     found.append("the loss is computed in chunks already, so the logits are not what to save on")
     smallest = total(lean)
     if smallest > limit_bytes:
@@ -81,9 +91,49 @@ def advice(
             "no gradients and moments of the base"
         )
         found.append(f"a smaller model.depth: even one row with recomputation takes {_gb(smallest)}")
-        share = -(-smallest // max(1, limit_bytes))
-        found.append(f"shard the model over {share + 1} or more such devices")
+        found.append(_sharded(smallest, limit_bytes))
     return found
+
+
+def _tuning(work: Work, limit_bytes: int, total: Callable[[Work], int], stage: str) -> list[str]:
+    """Return what to change about a tuning, each on top of what comes before it: one row, recomputed, to begin with."""
+    found = []
+    for change, said in _changes(work, stage):
+        if total(work) <= limit_bytes:
+            return found
+        changed = work.with_(**change)
+        found.append(f"{said}: {_told(changed, total, limit_bytes)}")
+        work = changed
+    smallest = total(work)
+    if smallest > limit_bytes:
+        found.append(f"a smaller model: with all of that even one row of {work.context} tokens takes {_gb(smallest)}")
+        found.append(_sharded(smallest, limit_bytes))
+    return found
+
+
+def _changes(work: Work, stage: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield what saves memory in a tuning, by how little it changes what is learned, and how it is asked for."""
+    adapter = work.adapter or json.dumps(LoraSettings(rank=16).model_dump(mode="json"), sort_keys=True)
+    if not work.adapter:
+        yield {"adapter": adapter}, f"{stage}.adapter.kind=lora {stage}.adapter.rank=16"
+    if work.weights != "bfloat16":
+        yield {"weights": "bfloat16"}, f"{stage}.weights=bfloat16"
+    if work.quantise != "nf4":
+        yield {"quantise": "nf4"}, f"{stage}.quantise=nf4"
+    if getattr(work.optimizer, "state", "") == "float32":
+        eight = work.optimizer.model_copy(update={"state": "8bit"})
+        yield {"optimizer": eight}, f"{stage}.optimizer.state=8bit"
+    if work.context > SHORT:
+        yield {"context": work.context // 2}, f"data.context={work.context // 2}"
+
+
+def _told(work: Work, total: Callable[[Work], int], limit_bytes: int) -> str:
+    needed = total(work)
+    return f"{_gb(needed)} ({'fits' if needed <= limit_bytes else 'not enough yet'})"
+
+
+def _sharded(smallest: int, limit_bytes: int) -> str:
+    return f"shard the model over {-(-smallest // max(1, limit_bytes)) + 1} or more such devices"
 
 
 def _gb(size: float) -> str:

@@ -4,6 +4,7 @@ What lives here: putting it together, and as JSON. What does not: how any figure
 one idea: a plan is made from the same recipe as the run, by the same code, so it cannot drift from it.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ class Plan:
                 "available": self.device.memory_bytes,
                 "moment": self.memory.moment,
                 "how": self.memory.how,
+                "merging": self.memory.merging,
             },
             "time": {
                 "parts": dict(self.duration.parts),
@@ -80,6 +82,15 @@ class Plan:
             "cost": self.cost,
             "rows": {"chosen": work.rows, "accumulate": work.accumulate, **self.fit._asdict()},
             "precision": work.precision,
+            "tuning": {
+                "adapter": json.loads(work.adapter or "null"),
+                "quantise": work.quantise,
+                "weights": work.weights,
+                "recompute": work.recompute,
+                "merge": work.merge,
+            }
+            if self.stage != "pretrain"
+            else None,
             "advice": list(self.advice),
         }
 
@@ -121,7 +132,8 @@ def make(
     def total(one: Work) -> int:
         return spending.memory(one, device, probed).total
 
-    fit = micro_batch.largest(todo, limit, total)
+    # Rows change nothing about the merging at the end.
+    fit = micro_batch.largest(todo.with_(merge=False), limit, total)
     return Plan(
         work=todo,
         text=found,

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 
 from ludus.model.cost import flops_per_token, parameters
-from ludus.planning import chinchilla
+from ludus.planning import chinchilla, spending
 from ludus.planning.plan import Plan
 from ludus.planning.start import Start
 
@@ -34,6 +34,12 @@ def plan(found: Plan) -> str:
         f"largest micro-batch: {fit.rows} rows of {work.context} tokens: {gigabytes(fit.fixed_bytes)} + rows x "
         f"{fit.row_bytes / 1e6:.1f} MB, in 92 % of {gigabytes(found.device.memory_bytes)}; the recipe has {work.rows}"
     ]
+    if found.memory.merging and found.memory.moment != spending.MERGING:
+        where = "of the processor's memory" if found.device.kind == "gpu" else "too"
+        lines.append(
+            f"merging the adapter at the end takes {gigabytes(found.memory.merging)} {where}; sft.merge=false leaves "
+            "the adapter alone, which needs none"
+        )
     if found.advice:
         lines += [
             "",

@@ -9,7 +9,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ludus.planning import ledger, probe
+from ludus.adapters.certificate import ROWS, TIME
+from ludus.model.architecture import Architecture
+from ludus.model.cost import num_parameters
+from ludus.planning import ledger, probe, tuning
 from ludus.planning.devices import Device
 from ludus.planning.machine import cached
 from ludus.planning.work import BYTES, Work
@@ -19,6 +22,10 @@ CUDA_BYTES = 700_000_000  # a CUDA context with its libraries
 CPU_SLACK, CUDA_SLACK = 0.5, 0.06  # share of what tensors hold in passing that lies idle in holes, in a long run
 # A run holds more than its steps do: the tokenizer, token shards it touched, logs, samples. About 65 MB.
 BESIDE_BYTES = 65_000_000
+# A processor makes a kernel for each shape of bfloat16 product and keeps it: those of samples, and those of each length
+# that a validation's rows have. Measured, on Llamas of 10 to 60 M parameters.
+KERNEL_BYTES, LENGTH_BYTES, MOST_LENGTHS = 90_000_000, 7_000_000, 56
+REUSED = 0.5  # share of a heap's holes that merging finds large enough
 PROBE_SECONDS = 10.0  # that the steps of one probe may take, about
 SUSPICIOUS = 3.0  # times the calculated seconds of a micro-batch, from which a measure is not believed at once
 START_SECONDS = 4.0
@@ -26,15 +33,20 @@ LAUNCH_SECONDS = 8e-6  # to start one kernel on a GPU, of which a layer has abou
 KERNELS_A_LAYER = 110
 PROCESS, HOLES = "Python, torch and libraries", "holes in the heap"
 CHECKPOINT = "copy for a checkpoint"
+KERNELS, MERGED, MERGING = "kernels by length of rows", "weights, merged in float32", "merging"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, by part; how they were found; and the bytes that each further row adds."""
+    """Bytes at the peak, by part; and how they were found.
+
+    `merging` are those of merging the adapter at the end, which is done in the processor's memory; 0 where none is.
+    """
 
     parts: Mapping[str, int]
     moment: str
     how: str
+    merging: int = 0
 
     @property
     def total(self) -> int:
@@ -88,7 +100,15 @@ def probes(
 
 def _asked(work: Work) -> Work:
     """Leave out what does not change a probe, so that it need not be made again."""
-    return work.with_(steps=1, validations=0, validation_rows=0, checkpoints=1, accumulate=min(2, work.accumulate))
+    lean = {
+        "steps": 1,
+        "validation_rows": 0,
+        "validation_examples": 0,
+        "checkpoints": 1,
+        "accumulate": min(2, work.accumulate),
+        "merge": False,
+    }
+    return work.with_(validations=min(work.validations, int(work.uneven)), samples=min(1, work.samples), **lean)
 
 
 def _sizes(work: Work, device: Device) -> list[Work]:
@@ -129,7 +149,33 @@ def memory(work: Work, device: Device, measured: Sequence[probe.Probe] = ()) -> 
         process, holes, how = CUDA_BYTES, round(CUDA_SLACK * counted.peak), "tensors counted, the rest estimated"
     parts[PROCESS] = process + (BESIDE_BYTES if device.kind == "cpu" else 0)
     parts[HOLES] = holes
-    return Memory(parts, counted.moment, how)
+    if work.uneven and device.kind == "cpu" and work.precision == "bfloat16":
+        lengths = min(MOST_LENGTHS, work.context, -(-work.validation_examples // work.rows)) if work.validations else 0
+        parts[KERNELS] = KERNEL_BYTES + lengths * LENGTH_BYTES
+    return _with_merging(work, device, Memory(parts, counted.moment, how), counted)
+
+
+def _with_merging(work: Work, device: Device, found: Memory, counted: ledger.Ledger) -> Memory:
+    """Add what merging takes at the end; where it is a processor that trains, that may be the peak of the whole."""
+    if not work.merge:
+        return found
+    merged = merging_bytes(work.shape)
+    if device.kind != "cpu":
+        return dataclasses.replace(found, merging=merged + PYTHON_BYTES + BESIDE_BYTES)
+    stays = (PROCESS, KERNELS, CHECKPOINT, tuning.ADAPTER)
+    parts = {name: size for name, size in found.parts.items() if name in stays or name.startswith(ledger.STATE)}
+    free = found.parts[HOLES] + counted.peak - counted.standing
+    parts |= {MERGED: merged, HOLES: round((1 - REUSED) * free)}
+    total = sum(parts.values())
+    return (
+        Memory(parts, MERGING, found.how, total) if total > found.total else dataclasses.replace(found, merging=total)
+    )
+
+
+def merging_bytes(shape: Architecture) -> int:
+    """Return what merging an adapter takes: all weights in float32, one of them while it is made, and some logits."""
+    hidden = shape.hidden * shape.width
+    return BYTES["float32"] * (num_parameters(shape) + 3 * hidden + 4 * ROWS * TIME * shape.vocabulary)
 
 
 def _torn(counted: ledger.Ledger) -> int:

@@ -28,7 +28,7 @@ READ_BYTES = 4_000_000
 class Text:
     """What is known of a recipe's text: its vocabulary, its tokens, and where both figures are from.
 
-    `tokens` is None where nothing tells; `held_out` are the validation's.
+    `tokens` is None where nothing tells; `held_out` are the validation's. `examples` are conversations.
     """
 
     vocabulary: int
@@ -38,6 +38,7 @@ class Text:
     num_bytes: int | None = None
     held_out: int | None = None
     packed: bool = True
+    examples: int | None = None
 
     def validation_rows(self, context: int) -> int:
         """Return about how many rows the validation text fills."""

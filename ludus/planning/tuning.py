@@ -15,24 +15,28 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from ludus.adapters import int8, kernels, nf4
+from ludus.adapters import int8, kernels, nf4, opening
 from ludus.adapters.apply import apply
 from ludus.adapters.files import CONFIG
 from ludus.adapters.quantised import Quantised, quantise_model
-from ludus.adapters.settings import AdapterSettings, AnyAdapter, NoAdapter
+from ludus.adapters.settings import AdapterSettings, AnyAdapter, NoAdapter, PrefixSettings, PromptSettings
 from ludus.adapters.whole import Whole
 from ludus.base.errors import CheckpointError, ConfigError
 from ludus.base.files import read_json
-from ludus.model import hub, llama2c
+from ludus.model import llama2c
 from ludus.model.architecture import Architecture
 from ludus.model.families import architecture_of
 from ludus.model.settings import architecture, named_size
 from ludus.model.transformer import Transformer
-from ludus.planning.text import Text, bytes_per_token
+from ludus.planning.text import READ_BYTES, Text, bytes_per_token
 from ludus.planning.work import Work, averages, precision_of, times
 from ludus.text.settings import TokenizerSettings
+from ludus.text.templates import choose
+from ludus.text.tokenizer import Tokenizer
 
 FROZEN, QUANTISED, ADAPTER = "frozen weights", "frozen weights, quantised", "adapter"
+SAMPLED = 4  # beginnings of examples that are gone on with at every sample
+UNMERGEABLE = (NoAdapter, PrefixSettings, PromptSettings)
 SETTINGS: TypeAdapter[AnyAdapter] = TypeAdapter(AdapterSettings)
 
 
@@ -43,24 +47,63 @@ def tuning(recipe: Any, base: Path | None, *, native_bfloat16: bool | None = Non
         ConfigError: neither is given.
     """
     settings, data = recipe.sft, recipe.data
-    whole = isinstance(settings.adapter, NoAdapter)
+    shape = shape_of(recipe, base)
+    text = text_of(recipe, shape.vocabulary)
+    adapter = _with_added(settings.adapter, settings.template, base)
+    held_out = text.validation_rows(data.context) if text.held_out else 0
     return Work(
-        shape=shape_of(recipe, base),
+        shape=shape,
         rows=settings.rows,
         context=data.context,
         accumulate=settings.accumulate,
-        steps=settings.steps,
+        steps=_steps(recipe, text),
         precision=precision_of(recipe.precision, native_bfloat16),
         optimizer=settings.optimizer,
         packed=settings.packing,
         recompute=settings.recompute,
         averages=averages(settings.average),
+        validation_rows=held_out,
+        validation_examples=_held_out(settings, text),
+        validations=times(settings.steps, settings.validate_every) if held_out else 0,
+        samples=times(settings.steps, settings.sample_every),
+        sample_prompts=SAMPLED,
+        sample_tokens=recipe.evaluate.max_new_tokens,
         checkpoints=times(settings.steps, settings.checkpoint_every),
-        adapter="" if whole else json.dumps(settings.adapter.model_dump(mode="json"), sort_keys=True),
+        adapter="" if isinstance(adapter, NoAdapter) else json.dumps(adapter.model_dump(mode="json"), sort_keys=True),
         quantise=settings.quantise,
         weights=settings.weights,
+        beside=settings.replay or 0,
+        uneven=True,
+        merge=settings.merge and not isinstance(adapter, UNMERGEABLE),
         on_gpu=on_gpu,
     )
+
+
+def _held_out(settings: Any, text: Text) -> int:
+    """Return about how many examples are held out."""
+    return round((text.examples or 0) * settings.validation_share / (1 - settings.validation_share))
+
+
+def _steps(recipe: Any, text: Text) -> int:
+    """Return the steps that the epochs asked for will take, about; those of the settings where nothing tells."""
+    settings = recipe.sft
+    rows = None
+    if settings.epochs is not None and text.tokens and text.examples:
+        rows = text.tokens / recipe.data.context if settings.packing else text.examples
+    return (
+        settings.steps if rows is None else max(1, round(settings.epochs * rows / settings.rows / settings.accumulate))
+    )
+
+
+def _with_added(adapter: AnyAdapter, template: str, base: Path | None) -> AnyAdapter:
+    """Return the adapter with what it trains besides: all rows of tokens, where the template needs some of its own."""
+    alone = isinstance(adapter, UNMERGEABLE)
+    if alone or base is None or template in ("auto", "own", "plain", "alpaca") or not hasattr(adapter, "also"):
+        return adapter
+    model = _under(base)
+    if not choose(Tokenizer.load(model), template).added:
+        return adapter
+    return adapter.model_copy(update={"also": sorted({*adapter.also, "embed_tokens", "lm_head"})})  # type: ignore[union-attr]
 
 
 def shape_of(recipe: Any, base: Path | None) -> Architecture:
@@ -79,24 +122,41 @@ def shape_of(recipe: Any, base: Path | None) -> Architecture:
 
 def _shape_at(base: Path) -> Architecture:
     """Read an architecture, without the weights: of a model, or of the base under an adapter."""
-    if (base / CONFIG).is_file():
-        return _shape_at(hub.find(read_json(base / CONFIG, CheckpointError).get("base_model_name_or_path", "")).folder)
+    base = _under(base)
     if llama2c.is_one(base):
         return llama2c.architecture(base)
     return architecture_of(read_json(base / "config.json", CheckpointError), base)
 
 
+def _under(path: Path) -> Path:
+    """Return the model that a path means: itself, or the base under an adapter."""
+    return opening.base_of(path).folder if (path / CONFIG).is_file() else path
+
+
 def text_of(recipe: Any, vocabulary: int) -> Text:
     """Return what can be known of the conversations before they are read: about as many tokens as their bytes say."""
-    named = recipe.sft.data
+    settings = recipe.sft
+    named = settings.data
     files = [Path(each).expanduser() for each in ([named] if isinstance(named, str) else named or [])]
     origin = "of the model"
     if not files or not all(file.is_file() for file in files):
-        return Text(vocabulary, origin, None, "the data is not on this machine", packed=recipe.sft.packing)
+        said = "the data is not on this machine" if files else "no data is named"
+        if settings.epochs is not None:
+            said += f"; sft.steps={settings.steps:,} stand for sft.epochs={settings.epochs:g}"
+        return Text(vocabulary, origin, None, said, packed=settings.packing)
     size = sum(file.stat().st_size for file in files)
-    ratio = bytes_per_token(vocabulary)
-    said = f"estimated from {size / 1e6:,.1f} MB at {ratio:.2g} bytes a token"
-    return Text(vocabulary, origin, round(size / ratio), said, size, packed=recipe.sft.packing)
+    tokens, examples = round(size / bytes_per_token(vocabulary)), sum(map(_lines, files))
+    share = 0.0 if settings.validation else settings.validation_share
+    said = f"estimated from {size / 1e6:,.1f} MB at {bytes_per_token(vocabulary):.2g} bytes a token"
+    learned, held_out = round(tokens * (1 - share)), round(tokens * share)
+    return Text(vocabulary, origin, learned, said, size, held_out, settings.packing, round(examples * (1 - share)))
+
+
+def _lines(file: Path) -> int:
+    """Return about how many lines a file has, by those at its beginning; one for each example, in JSONL."""
+    with file.open("rb") as opened:
+        start = opened.read(READ_BYTES)
+    return max(1, round(start.count(b"\n") * file.stat().st_size / max(1, len(start))))
 
 
 def prepared(model: Transformer, work: Work, *, drawn: bool = True) -> Transformer:
@@ -124,6 +184,7 @@ def blank(work: Work) -> Transformer:
         model = Transformer(work.shape)
     finally:
         torch.set_default_dtype(before)
+    model.precision = getattr(torch, work.precision)
     return prepared(model, work, drawn=False)
 
 

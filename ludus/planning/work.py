@@ -25,7 +25,9 @@ class Work:
     documents, whose mask is a tensor of its own. `backend` is the attention's, "auto" for the model's own choice;
     `recompute` layers forget their activations; `averages` counts further copies of the weights. `adapter` is what is
     trained on frozen weights, as JSON, empty where all weights train; the frozen ones are kept in `weights`, or
-    `quantise`d. `on_gpu`, attention and head choose otherwise than on a processor.
+    `quantise`d. `beside` them are rows of other text in each micro-batch. Examples of a validation that are `uneven`
+    stand in rows as long as they are. At the end an adapter is `merge`d. `on_gpu`, attention and head choose otherwise
+    than on a processor.
     """
 
     shape: Architecture
@@ -40,6 +42,7 @@ class Work:
     recompute: bool = False
     averages: int = 0
     validation_rows: int = 0
+    validation_examples: int = 0
     validations: int = 0
     samples: int = 0
     sample_prompts: int = 0
@@ -48,12 +51,15 @@ class Work:
     adapter: str = ""
     quantise: str = "none"
     weights: str = "float32"
+    beside: int = 0
+    uneven: bool = False
+    merge: bool = False
     on_gpu: bool = False
 
     @property
     def tokens_per_step(self) -> int:
         """Count the predictions of one optimizer step, padding included."""
-        return self.rows * self.context * self.accumulate
+        return (self.rows + self.beside) * self.context * self.accumulate
 
     @property
     def tokens(self) -> int:

@@ -67,6 +67,20 @@ def test_what_does_not_fit_comes_with_what_to_change(here, capsys, monkeypatch):
     assert "the same gradient" in said
 
 
+def test_a_tuning_is_planned_by_its_parts(here, capsys):
+    argv = ["plan", "qlora-instruct", "model.size=1B", "data.context=128", "device=rtx4090"]
+    said = told(capsys, *argv)
+    for part in ("frozen weights, quantised", "adapter  ", "optimizer: exp avg sq", "trained  ", "merging the adapter"):
+        assert part in said
+    assert "sft.steps=400 stand for sft.epochs=3" in said
+    found = json.loads(told(capsys, *argv, "--json", "adapter.rank=4"))
+    assert found["stage"] == "sft"
+    assert found["trained"] == found["memory"]["parts"]["adapter"] / 4
+    assert found["tuning"]["adapter"]["rank"] == 4
+    assert found["tuning"]["quantise"] == "nf4"
+    assert found["memory"]["merging"] > 4 * found["parameters"]["total"]
+
+
 def test_the_first_question_is_answered_with_reasons(capsys):
     said = told(capsys, *ADVISE, "goal=chat about our manuals")
     assert said.startswith("advice: fine-tune\n  fine-tune a base of 8B with LoRA")
@@ -93,6 +107,8 @@ def test_a_run_is_planned_by_its_folder(finished, capsys, tmp_path, monkeypatch)
         (["plan", "--advise"], "text= is missing"),
         (["plan", "litle.yaml"], "recipe litle.yaml does not exist; did you mean little.yaml?"),
         (["plan", "little.yaml", "model.depht=3"], "model.depht: unknown key"),
+        (["plan", "qlora-instruct"], "the plan of a fine-tuning needs a model: model=FOLDER"),
+        (["plan", "qlora-instruct", "model=nobody/nothing-at-all"], "nobody/nothing-at-all"),
         (["plan", "little.yaml", "--quik"], "unknown option --quik; did you mean --quick?"),
     ],
 )
