@@ -70,6 +70,8 @@ class TuningSettings(TrainingSettings):
         if whole and (self.quantise != "none" or self.weights != "float32"):
             what = f"quantise={self.quantise}" if self.quantise != "none" else f"weights={self.weights}"
             raise ValueError(f"{what} is for frozen weights, and without an adapter all train; set adapter.kind=lora")
+        if getattr(self.adapter, "initialise", "zero") == "loftq" and self.quantise == "int8":
+            raise ValueError("adapter.initialise=loftq makes up for nf4, and quantise=int8; set quantise=nf4")
         return self
 
     def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
