@@ -93,13 +93,17 @@ def _without_first(weights: np.ndarray) -> np.ndarray:
 
 
 def join(first: Batch, second: Batch) -> Batch:
-    """Stack two batches of plain rows of one length; their weights add up."""
-    documents = [
-        torch.zeros_like(batch.tokens) if batch.documents is None else batch.documents for batch in (first, second)
-    ]
+    """Stack two batches of plain rows, the shorter ones padded on the right; their weights add up."""
+    both = (first, second)
+    length = max(batch.tokens.shape[1] for batch in both)
+    numbers = [torch.zeros_like(batch.tokens) if batch.documents is None else batch.documents for batch in both]
     return Batch(
-        tokens=torch.cat([first.tokens, second.tokens]),
-        weights=torch.cat([first.weights, second.weights]),
+        tokens=torch.cat([_widened(batch.tokens, length, 0) for batch in both]),
+        weights=torch.cat([_widened(batch.weights, length - 1, 0) for batch in both]),
         weight=first.weight + second.weight,
-        documents=torch.cat(documents),
+        documents=torch.cat([_widened(each, length, -1) for each in numbers]),
     )
+
+
+def _widened(table: Tensor, length: int, value: int) -> Tensor:
+    return torch.nn.functional.pad(table, (0, length - table.shape[1]), value=value)
