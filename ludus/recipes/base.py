@@ -96,7 +96,7 @@ def adapted(place: Place, model: Transformer, settings: Any, tokenizer: Tokenize
         adapter = adapter.model_copy(update={"also": sorted({*adapter.also, *VOCABULARY})})
         say(f"  {' and '.join(VOCABULARY)} are trained whole, since tokens were added")
     elif not {*VOCABULARY} & {*getattr(adapter, "also", ())}:
-        look_at_end(model, tokenizer)
+        look_at_end(model, tokenizer, virtual=isinstance(adapter, PrefixSettings | PromptSettings))
     words = tokenizer.encode(adapter.text) if isinstance(adapter, PromptSettings) and adapter.text else None
     model = apply(model, adapter, seed=derive_seed(place.recipe.seed, "adapter"), tokens=words)
     if settings.quantise != "none" and starts_quantised(adapter):
@@ -127,18 +127,20 @@ def _look_at_context(place: Place, model: Transformer, folder: Path) -> None:
         say(f"  data.context={asked} is more than the {seen} tokens that the model was made for")
 
 
-def look_at_end(model: Transformer, tokenizer: Tokenizer) -> None:
+def look_at_end(model: Transformer, tokenizer: Tokenizer, *, virtual: bool = False) -> None:
     """Warn where the model never learned the token that ends a turn: no adapter on its layers can tell it from others.
 
     A token that pretraining never saw is pushed down with all others like it, so that their rows end up the same.
+    Beside `virtual` tokens nothing is trained whole.
     """
     weight = model.lm_head.weight.detach().float()
     likeness = torch.nn.functional.cosine_similarity(weight, weight[tokenizer.end], dim=-1)
     alike = int((likeness > ALIKE).sum()) - 1
     if alike > 0:
+        way = "take another kind of adapter, with also=" if virtual else "set adapter.also="
         say(
             f"  warning: the model never learned {tokenizer.end_token}, which ends a turn: its row is that of "
-            f"{alike:,} other tokens, so answers will not end; set adapter.also=[embed_tokens, lm_head]"
+            f"{alike:,} other tokens, so answers will not end; {way}[embed_tokens, lm_head]"
         )
 
 

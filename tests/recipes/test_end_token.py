@@ -21,3 +21,5 @@ def test_a_model_that_never_learned_to_end_is_warned_of(tiny, capsys):
     assert f"never learned {tokenizer.end_token}" in said
     assert "5 other tokens" in said
     assert "adapter.also=[embed_tokens, lm_head]" in said
+    look_at_end(model, tokenizer, virtual=True)
+    assert "take another kind of adapter, with also=[embed_tokens, lm_head]" in capsys.readouterr().out
