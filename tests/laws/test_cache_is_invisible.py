@@ -14,7 +14,16 @@ from ludus.generation.engine import Sampling, generate, stream
 
 pytestmark = pytest.mark.law
 # With a cache FlexAttention gives way to a dense backend; one law is enough to see that it does.
-KINDS = ["plain", "fused", "tied", "lora", *(kind for kind in SWITCHED if not kind.endswith("flex"))]
+KINDS = [
+    "plain",
+    "fused",
+    "tied",
+    "lora",
+    "dora",
+    "nf4",
+    "prefix",
+    *(kind for kind in SWITCHED if not kind.endswith("flex")),
+]
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -54,7 +63,7 @@ def test_any_chunks_give_the_logits_of_the_full_forward_pass(make, kind: str, ch
     cache = KVCache(model.shape, torch.zeros(3, dtype=torch.long), 12, torch.float32)
     found = torch.cat([model(chunk, cache=cache) for chunk in rows.split(chunks, dim=1)], dim=1)
     torch.testing.assert_close(found, model(rows), **CLOSE)
-    assert cache.length == 12
+    assert cache.length == 12 + (4 if kind == "prefix" else 0)  # virtual tokens are kept too
 
 
 @pytest.mark.parametrize("filler", [0, 33])

@@ -25,7 +25,7 @@ from ludus.rollouts.settings import RolloutSettings
 from ludus.rollouts.source import Rollouts, WithReference
 
 pytestmark = pytest.mark.law
-KINDS = ["plain", "fused", "tied", "lora", "recomputed"]
+KINDS = ["plain", "fused", "tied", "lora", "dora", "vera", "nf4", "prefix", "recomputed"]
 
 
 SIZES = [{}, {"layers": 1, "width": 16, "head_dim": 4}, {"vocabulary": 1000}]

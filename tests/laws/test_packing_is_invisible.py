@@ -10,7 +10,7 @@ from switches import switched
 from torch import Tensor
 
 pytestmark = pytest.mark.law
-KINDS = ["plain", "fused", "tied", "lora", "recomputed", *SWITCHED]
+KINDS = ["plain", "fused", "tied", "lora", "nf4", "prefix", "recomputed", *SWITCHED]
 SIZES = [[5, 1, 9, 2], [17], [3, 3, 3, 3, 3], [1, 1, 12]]
 
 
