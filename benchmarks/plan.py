@@ -241,7 +241,7 @@ def report(found: Sequence[dict[str, Any]], threads: int, flag: str) -> str:
         f"# Plan against measured, {date.today()}\n\n"
         f"Command: `python benchmarks/plan.py {flag}--threads {threads}`. Memory is the peak resident memory of "
         "the process that ran the stage, time the stage's wall time, both from its manifest; a step is the median of "
-        "the later half.\n\nMemory within 10 %: {near} of {len(found)}. Time within 20 %: {soon} of {len(found)}.\n\n"
+        f"the later half.\n\nMemory within 10 %: {near} of {len(found)}. Time within 20 %: {soon} of {len(found)}.\n\n"
         f"{head}\n" + "\n".join(map(row, found)) + "\n"
     )
 
