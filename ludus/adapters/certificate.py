@@ -47,7 +47,7 @@ def merge_certificate(
     """
     kinds = sorted({type(module).__name__.lower() for _, module in stands(model)})
     facts = {
-        "kind": "+".join(kinds),
+        "kind": " and ".join(kinds),
         "layers": len(list(stands(model))),
         "base_quantised": quantised_as(model)["quantise"],
         "tied_before": model.shape.tied,

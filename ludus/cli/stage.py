@@ -13,6 +13,7 @@ from ludus.recipes.schema import Recipe
 
 PRESETS = Path(__file__).parent.parent / "recipes" / "presets"
 RECORD = "recipe.json"
+TUNING = ("sft", "dpo", "grpo")  # stages that start from a model
 FLAGS = {"--help": False, "--print-config": False, "--folder": True}
 USAGE = """usage: ludus {verb} [RECIPE] [key=value ...] [--folder FOLDER] [--print-config]
 
@@ -36,12 +37,15 @@ def main(verb: str, argv: Sequence[str]) -> int:
     if run_folder:
         resolved = recorded(run_folder, arguments.overrides)
     else:
+        overrides = arguments.overrides
+        if arguments.recipe is None and verb in TUNING and brings_a_model(overrides):
+            overrides = [f"stages=[{verb}]", *overrides]  # that stage alone, on that model
         resolved = resolve(
             Recipe,
             recipe=arguments.recipe,
             presets=PRESETS,
             environment=os.environ,
-            overrides=arguments.overrides,
+            overrides=overrides,
             section=section,
         )
     if "--print-config" in arguments.flags:
@@ -49,6 +53,11 @@ def main(verb: str, argv: Sequence[str]) -> int:
         return 0
     chosen = arguments.flags.get("--folder") or run_folder
     return execute(resolved, verb, Path(str(chosen)) if chosen else Path("runs") / resolved.settings.name)
+
+
+def brings_a_model(overrides: Sequence[str]) -> bool:
+    """Tell whether a command names a model to start from."""
+    return any(word.removeprefix("--").startswith(("model=", "model.base=")) for word in overrides)
 
 
 def recorded(folder: Path, overrides: Sequence[str]) -> Resolved[Recipe]:

@@ -82,7 +82,9 @@ def _merged(work: Fit, folder: Path) -> bool:
     if not getattr(work.settings, "merge", True):
         return False
     model = work.model.to("cpu")
-    found = merge_certificate(model, random_tokens(model.shape), dtype=getattr(torch, work.settings.weights))  # type: ignore[attr-defined]
+    found = merge_certificate(
+        model, random_tokens(model.shape), dtype=getattr(torch, work.settings.weights), adapter=folder / "adapter"
+    )  # type: ignore[attr-defined]
     write_json(folder / CERTIFICATE, found)
     try:
         refuse(found)

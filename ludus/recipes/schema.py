@@ -83,6 +83,17 @@ class TuningSettings(TrainingSettings):
             found["optimizer.learning_rate"] = rate, why
         return found
 
+    def named_data(self, root: Any) -> dict[str, tuple[Any, str]]:
+        """Return what `data` names, where a model is brought to be tuned on it."""
+        model, data = getattr(root, "model", None), getattr(root, "data", None)
+        if not (self.base or getattr(model, "base", None)):
+            return {}
+        named = getattr(data, "path", None), getattr(data, "hub", None)
+        found = (
+            (value, f"data.{field}, beside model.base") for field, value in zip(("path", "hub"), named, strict=True)
+        )
+        return next(({"data": each} for each in found if each[0]), {})
+
 
 class SftSettings(TuningSettings):
     """Supervised fine-tuning; the loss covers what the assistant says."""
@@ -115,13 +126,8 @@ class SftSettings(TuningSettings):
 
     def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
         """Tune on what `data` names; replay the corpus to a model that was trained on it."""
-        found = super().derive(root)
-        model, data = getattr(root, "model", None), getattr(root, "data", None)
-        brought = self.base or getattr(model, "base", None)
-        if brought and not self.data and getattr(data, "path", None):
-            found["data"] = (data.path, "data.path, beside model.base")  # type: ignore[union-attr]
-        if brought and not self.data and getattr(data, "hub", None):
-            found.setdefault("data", (data.hub, "data.hub, beside model.base"))  # type: ignore[union-attr]
+        found = super().derive(root) | self.named_data(root)
+        brought = self.base or getattr(getattr(root, "model", None), "base", None)
         foreign, own = (0, "for a model from elsewhere"), (REPLAY, "for a model that was pretrained on this corpus")
         if self.replay_path:
             foreign = (REPLAY, "since sft.replay_path is given")
@@ -139,6 +145,12 @@ class DpoSettings(TuningSettings):
         True, description="Also train on the likelihood term alone, to tell what the preference adds."
     )
     data: str | None = Field(None, description="JSONL of prompt, chosen, rejected, instead of exercises.")
+
+    def derive(self, root: Any) -> dict[str, tuple[Any, str]]:
+        """Tune on what `data` names, unless a stage before learns from that."""
+        found = super().derive(root)
+        first = "sft" not in getattr(root, "stages", ["sft"])
+        return found | (self.named_data(root) if first else {})
 
 
 class GrpoSettings(TuningSettings):

@@ -93,10 +93,8 @@ def test_conversations_left_out_are_counted_by_reason(tiny_run, tmp_path, ludus)
     conversations(tmp_path / "chats.jsonl")
     child = ludus("sft", "tiny.yaml", "sft.data=chats.jsonl", "steps=1", folder=tmp_path)
     assert child.wait() == 0, child.err
-    assert (
-        "  left out of 5 examples: 2 longer than data.context=160 tokens, 1 without an answer by the assistant\n"
-        "  2 conversations, "
-    ) in child.out
+    print(child.out)
+    assert 0
 
 
 def test_preferences_left_out_are_counted(tiny_run, tmp_path, ludus):
