@@ -93,8 +93,9 @@ def test_conversations_left_out_are_counted_by_reason(tiny_run, tmp_path, ludus)
     conversations(tmp_path / "chats.jsonl")
     child = ludus("sft", "tiny.yaml", "sft.data=chats.jsonl", "steps=1", folder=tmp_path)
     assert child.wait() == 0, child.err
-    print(child.out)
-    assert 0
+    assert "  chats.jsonl: messages, 4 examples; left out: 1 without an answer to learn\n" in child.out
+    assert "  2 are left out: longer than data.context=160 tokens (first: chats.jsonl:2)\n" in child.out
+    assert "  2 conversations, " in child.out
 
 
 def test_preferences_left_out_are_counted(tiny_run, tmp_path, ludus):
