@@ -72,7 +72,7 @@ def test_transformers_loads_what_was_merged_in_bfloat16(stage, tmp_path, capsys)
     argv = [str(run / "sft"), "--output", "out", "--dtype", "bfloat16", "--text", "text.txt"]
     assert main(argv) == 0
     found = json.loads((tmp_path / "out" / "merge.json").read_text())
-    assert (found["dtype"], found["tokens"], found["kind"]) == ("bfloat16", 5 * 64, "lora+whole")
+    assert (found["dtype"], found["tokens"], found["kind"]) == ("bfloat16", 5 * 64, "lora and whole")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert theirs.dtype == torch.bfloat16
     again = exchange.load(tmp_path / "out")
