@@ -89,9 +89,9 @@ def _steps(recipe: Any, text: Text) -> int:
     settings = recipe.sft
     rows = None
     if settings.epochs is not None and text.tokens and text.examples:
-        rows = text.tokens / recipe.data.context if settings.packing else text.examples
+        rows: float = text.tokens / recipe.data.context if settings.packing else text.examples
     return (
-        settings.steps if rows is None else max(1, round(settings.epochs * rows / settings.rows / settings.accumulate))
+        settings.steps if rows is None else max(1, round(float(settings.epochs) * rows / settings.rows / settings.accumulate))
     )
 
 
