@@ -82,9 +82,8 @@ def _merged(work: Fit, folder: Path) -> bool:
     if not getattr(work.settings, "merge", True):
         return False
     model = work.model.to("cpu")
-    found = merge_certificate(
-        model, random_tokens(model.shape), dtype=getattr(torch, work.settings.weights), adapter=folder / "adapter"
-    )  # type: ignore[attr-defined]
+    dtype = getattr(torch, getattr(work.settings, "weights", "float32"))
+    found = merge_certificate(model, random_tokens(model.shape), dtype=dtype, adapter=folder / "adapter")
     write_json(folder / CERTIFICATE, found)
     try:
         refuse(found)
