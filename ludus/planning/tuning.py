@@ -87,12 +87,10 @@ def _held_out(settings: Any, text: Text) -> int:
 def _steps(recipe: Any, text: Text) -> int:
     """Return the steps that the epochs asked for will take, about; those of the settings where nothing tells."""
     settings = recipe.sft
-    rows = None
-    if settings.epochs is not None and text.tokens and text.examples:
-        rows: float = text.tokens / recipe.data.context if settings.packing else text.examples
-    return (
-        settings.steps if rows is None else max(1, round(float(settings.epochs) * rows / settings.rows / settings.accumulate))
-    )
+    if settings.epochs is None or not text.tokens or not text.examples:
+        return settings.steps
+    rows = text.tokens / recipe.data.context if settings.packing else text.examples
+    return max(1, round(settings.epochs * rows / (settings.rows * settings.accumulate)))
 
 
 def _with_added(adapter: AnyAdapter, template: str, base: Path | None) -> AnyAdapter:
