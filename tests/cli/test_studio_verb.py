@@ -19,7 +19,7 @@ def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch, capsys)
     [
         (["--host", "0.0.0.0"], "--host 0.0.0.0 would open the studio to others: set LUDUS_STUDIO_TOKEN to a secret"),
         (["--port", "70000"], "--port expects a whole number from 0 to 65535, got '70000'"),
-        (["no/model"], "no/model does not exist"),
+        (["no/model"], "no/model is neither a path here nor"),
         (["a", "--model", "b"], "the model is given twice, as a and as --model b; give one"),
     ],
 )

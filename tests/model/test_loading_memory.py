@@ -91,7 +91,8 @@ def found(tiny, shape, tmp_path_factory) -> dict[str, dict[str, int]]:
 def test_loading_takes_a_tenth_more_than_the_model_at_most_and_saving_a_few_layers(found, name: str):
     figures = found[f"{name}:float32:save"]
     assert figures["size"] > 5e7
-    assert 0.9 * figures["size"] < figures["loading"] < 1.1 * figures["size"]
+    # A tenth, and a megabyte or two that the interpreter asks for meanwhile.
+    assert 0.9 * figures["size"] < figures["loading"] < 1.1 * figures["size"] + 2e6
     assert figures["saving"] < 0.25 * figures["size"]  # a place or two; GPT-2's are turned over
 
 
