@@ -1,10 +1,11 @@
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from ludus.adapters.apply import apply
 from ludus.adapters.certificate import merge_certificate, random_tokens, refuse
 from ludus.adapters.quantised import quantise_model
-from ludus.adapters.settings import LoraSettings, PrefixSettings
+from ludus.adapters.settings import AdapterSettings, LoraSettings, PrefixSettings
 from ludus.adapters.surgery import adapters, is_adapted
 from ludus.base.errors import CheckpointError, ConfigError
 
@@ -60,3 +61,15 @@ def test_a_logit_that_is_no_number_is_refused(tiny):
 def test_virtual_tokens_cannot_be_merged(tiny):
     with pytest.raises(ConfigError, match="cannot be merged"):
         merge_certificate(apply(model := tiny(), PrefixSettings(), seed=0), random_tokens(model.shape))
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "vera", "loha", "ia3"])
+def test_no_kind_is_compared_with_itself(tiny, kind: str):
+    model = apply(tiny(), TypeAdapter(AdapterSettings).validate_python({"kind": kind}), seed=0)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += torch.empty_like(parameter).normal_(std=0.2, generator=generator)
+    found = merge_certificate(model, random_tokens(model.shape))
+    assert 0 < found["largest_difference"] < 1e-2
