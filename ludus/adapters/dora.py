@@ -43,7 +43,8 @@ class Dora(Lora):
         factors = () if packed else (self.lora_A.weight, self.lora_B.weight)
         state = tuple(number for each in factors for number in (each.data_ptr(), each._version))
         if self._known is None or not (packed or self._known[0] == state):
-            self._known = state, self._norms()
+            with torch.inference_mode(False), torch.no_grad():  # a training step may read what a sample worked out
+                self._known = state, self._norms()
         return self._known[1]
 
     def __copy__(self) -> "Dora":

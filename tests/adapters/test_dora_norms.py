@@ -80,3 +80,12 @@ def test_lengths_are_worked_out_once_for_factors_that_stay(tiny, monkeypatch):
             adapter.lora_B.weight.add_(0.1)
         assert not torch.equal(model(token), said)
     assert len(calls) == 2 * len(list(adapters(model)))
+
+
+def test_lengths_worked_out_while_drawing_serve_a_training_step(tiny):
+    model = dora(tiny(), DoraSettings(rank=2, dropout=0.5), seed=0).train()
+    tokens = torch.arange(12).view(2, 6)
+    with torch.inference_mode():
+        model(tokens)
+    model(tokens).sum().backward()
+    assert all(one.grad is not None for one in model.parameters() if one.requires_grad)
